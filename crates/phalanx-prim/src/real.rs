@@ -1,0 +1,43 @@
+//! The machine's own atomics and the system's wait.
+
+pub use std::cell::UnsafeCell;
+pub use std::sync::Arc;
+pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+pub use std::{hint, thread};
+
+use phalanx_sys::clock::Deadline;
+use phalanx_sys::wait::{self, Scope, Waited};
+
+/// An [`AtomicU32`] one can wait on. All zero is valid; it lives in mapped memory or anywhere else.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct Word(AtomicU32);
+
+impl Word {
+    /// Creates a word with this value.
+    #[must_use]
+    pub const fn new(value: u32) -> Self {
+        Self(AtomicU32::new(value))
+    }
+
+    /// Blocks while the word holds `expected`.
+    #[inline]
+    pub fn wait(&self, expected: u32, deadline: Option<Deadline>, scope: Scope) -> Waited {
+        wait::wait(&self.0, expected, deadline, scope)
+    }
+
+    /// Wakes up to `count` waiters and returns how many were woken.
+    #[inline]
+    pub fn wake(&self, count: u32, scope: Scope) -> u32 {
+        wait::wake(&self.0, count, scope)
+    }
+}
+
+impl std::ops::Deref for Word {
+    type Target = AtomicU32;
+
+    #[inline]
+    fn deref(&self) -> &AtomicU32 {
+        &self.0
+    }
+}

@@ -1,0 +1,203 @@
+//! Memory that several processes see: an anonymous file and its mapping.
+#![expect(unsafe_code, reason = "mmap and munmap")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+
+use rustix::fs::{FallocateFlags, MemfdFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+/// An unnamed file in memory; the kernel frees it with the last descriptor and mapping, however its users went.
+#[derive(Debug)]
+pub struct SharedFile {
+    fd: OwnedFd,
+}
+
+impl SharedFile {
+    /// Makes a file of `len` bytes, all zero, none of them using memory yet. The descriptor closes on exec.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no descriptor left, or `RLIMIT_FSIZE` is below `len`.
+    pub fn create(label: &str, len: usize) -> io::Result<Self> {
+        // Beyond the limit ftruncate would send SIGXFSZ, which kills: ask before.
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+        if limit.is_some_and(|limit| (len as u64) > limit) {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("RLIMIT_FSIZE allows {} bytes, {len} were asked for", limit.unwrap_or(0)),
+            ));
+        }
+        let fd = rustix::fs::memfd_create(label, MemfdFlags::CLOEXEC)?;
+        rustix::fs::ftruncate(&fd, len as u64)?;
+        Ok(Self { fd })
+    }
+
+    /// Takes over a descriptor that was inherited or received.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Returns the size of the file in bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the descriptor is not a file.
+    pub fn len(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(&self.fd)?.st_size as u64)
+    }
+
+    /// Reads into `buffer` from `offset`, returning how many bytes there were.
+    ///
+    /// # Errors
+    ///
+    /// When the descriptor cannot be read.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        Ok(rustix::io::pread(&self.fd, buffer, offset)?)
+    }
+
+    /// Gives `len` bytes from `offset` their memory now, so that touching them cannot fail later.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::StorageFull`] or [`io::ErrorKind::OutOfMemory`] when there is none left.
+    pub fn commit(&self, offset: usize, len: usize) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        loop {
+            match rustix::fs::fallocate(&self.fd, FallocateFlags::empty(), offset as u64, len as u64)
+            {
+                Ok(()) => return Ok(()),
+                // A large reservation is undone when a signal comes in between; nothing was reported yet.
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Gives the memory of `len` bytes from `offset` back to the system; they read as zero afterwards.
+    ///
+    /// # Errors
+    ///
+    /// When the descriptor does not allow it.
+    pub fn release(&self, offset: usize, len: usize) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(rustix::fs::fallocate(&self.fd, mode, offset as u64, len as u64)?)
+    }
+
+    /// Returns the bytes of memory the file uses now.
+    ///
+    /// # Errors
+    ///
+    /// When the descriptor is not a file.
+    pub fn committed(&self) -> io::Result<u64> {
+        Ok((rustix::fs::fstat(&self.fd)?.st_blocks as u64) * 512)
+    }
+}
+
+impl AsFd for SharedFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for SharedFile {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl From<SharedFile> for OwnedFd {
+    fn from(file: SharedFile) -> Self {
+        file.fd
+    }
+}
+
+impl From<File> for SharedFile {
+    fn from(file: File) -> Self {
+        Self { fd: file.into() }
+    }
+}
+
+/// A mapping of a [`SharedFile`], unmapped on drop. Forked children inherit it.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is plain memory of this process; access to its bytes is for the user of `base` to order.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; the methods only read the two fields.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes of `file` from its start, readable and writable, shared with every other mapping.
+    ///
+    /// Reserves addresses only; it is left out of core dumps.
+    ///
+    /// # Errors
+    ///
+    /// When the address space (or `RLIMIT_AS`) does not hold `len` more bytes.
+    pub fn new(file: &SharedFile, len: usize) -> io::Result<Self> {
+        // SAFETY: a null hint lets the kernel choose a free range, so no existing mapping is touched.
+        let base = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::NORESERVE,
+                &file.fd,
+                0,
+            )
+        }?;
+        // SAFETY: `base..base + len` is the mapping made above; the advice changes no content.
+        let advised = unsafe { rustix::mm::madvise(base, len, Advice::LinuxDontDump) };
+        // Without it a core file is only larger.
+        drop(advised);
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap returned null"))?;
+        Ok(Self { base, len })
+    }
+
+    /// Returns the address of the first byte.
+    #[must_use]
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Returns the length in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a mapping is never empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Enters the pages of `offset..offset + len` into this process's page table in one call, so that touching them
+    /// takes no fault each. Only advice: where the kernel does not know it (before 5.14) nothing happens.
+    pub fn prefault(&self, offset: usize, len: usize) {
+        if offset.saturating_add(len) > self.len {
+            return;
+        }
+        // SAFETY: the range lies within the mapping (checked above).
+        let at = unsafe { self.base.as_ptr().add(offset) };
+        // SAFETY: the pages belong to the mapping; populating changes no content.
+        let done = unsafe { rustix::mm::madvise(at.cast(), len, Advice::LinuxPopulateWrite) };
+        drop(done);
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is the mapping this value owns; whoever handed out references into it keeps it alive.
+        let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+        debug_assert!(unmapped.is_ok(), "munmap of our own mapping failed");
+    }
+}

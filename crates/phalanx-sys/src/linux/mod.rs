@@ -1,0 +1,14 @@
+//! Linux: futexes, pidfds, memfds.
+pub mod clock;
+pub mod event;
+pub mod ids;
+pub mod image;
+pub mod limits;
+pub mod map;
+pub mod named;
+pub mod pidfd;
+pub mod process;
+pub mod signal;
+pub mod socket;
+pub mod tie;
+pub mod wait;

@@ -1,0 +1,1 @@
+//! Model-checking programs for the protocols below the faces.
