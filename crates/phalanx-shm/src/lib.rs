@@ -1,0 +1,33 @@
+//! Memory that several processes see, and who holds what in it.
+//!
+//! One [`Arena`] per process tree: an anonymous shared file with a large, sparse mapping. Everything the engine shares
+//! lives in it as a *block* and is named by a [`BlockRef`], an offset with a generation, so that a handle means the same
+//! thing in every process of the tree. Each block says in one word what it is and which process holds it; when a
+//! process dies, [`Arena::sweep`] walks the blocks and returns what the dead one held. The essay is `README.md` beside
+//! this crate.
+#![warn(missing_docs)]
+
+mod arena;
+mod block;
+mod error;
+mod hold;
+mod region;
+mod robust;
+mod session;
+mod slots;
+mod sweep;
+mod token;
+
+pub use arena::{Arena, Placed, Usage};
+pub use block::{BlockRef, Kind, NOBODY, OBJECT, TRANSIT};
+pub use error::{AllocError, OpenError, StaleHandle};
+pub use hold::{Held, HoldOrAlloc};
+pub use region::Region;
+pub use robust::{Acquired, Interest, Local, Patience, RawLock, Scope, Shared, WaitError};
+pub use session::{adopt, adopt_forked, on_join, session, session_if_any, session_options, SessionOptions};
+pub use slots::{ExitRecord, MAX_PROCESSES, ProcessInfo, SlotState};
+pub use sweep::{KindOps, Swept, register_kind};
+pub use token::{Owner, after_fork_in_child, current_slot, local_token, shared_token, thread_identity};
+
+/// The version of everything that is laid out in the arena. A process of another version is refused at the door.
+pub const LAYOUT_VERSION: u32 = 1;

@@ -1,0 +1,366 @@
+//! The lock word: one algorithm for threads and for processes, which survives its owner.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | `0` | free |
+//! | `DIED` | free; the last owner died holding it and nobody has been told yet |
+//! | `owner` | held, nobody sleeps |
+//! | `owner + CONTENDED` | held, somebody may sleep |
+//!
+//! | from | to | by |
+//! |---|---|---|
+//! | `0` | `owner` | [`RawLock::lock`], one compare-exchange |
+//! | `owner` | `0` | [`RawLock::unlock`], one compare-exchange |
+//! | `owner` | `owner + CONTENDED` | a waiter, before it sleeps |
+//! | `owner + CONTENDED` | `0`, wake one | `unlock` |
+//! | `0` or `DIED` | `owner + CONTENDED` | a waiter that slept (others may still sleep) |
+//! | dead owner | `owner' + CONTENDED` | a waiter that found the owner dead: it is told [`Acquired::OwnerDied`] |
+//! | dead owner | `DIED`, wake all | the sweeper |
+//!
+//! Two wakes could die with the process that owes them, and neither is found in the word: the one of an unlocker killed
+//! between clearing the word and waking, and the one handed to a waiter killed before it took the lock. Both processes
+//! have the word in their [`Interest`] list at that moment, and the sweeper wakes everybody who sleeps on a word the dead
+//! one was interested in. So sleeping needs no second look by a timer.
+//!
+//! The three-state futex mutex is Ulrich Drepper's ("Futexes Are Tricky", 2011); owner and death are ours.
+
+use std::marker::PhantomData;
+
+use phalanx_prim::{Deadline, Ordering, Spin, Waited, Word, points};
+
+use crate::token::{self, Owner};
+use crate::{session, slots};
+
+const CONTENDED: u32 = 1 << 31;
+const DIED: u32 = 1 << 30;
+
+/// Whether a word is seen by the threads of one process or by every process of the tree.
+pub trait Scope: Send + Sync + 'static {
+    /// The way to wait on a word of this scope.
+    const WAIT: phalanx_prim::Scope;
+
+    /// Returns the token of the calling thread.
+    fn token() -> u32;
+
+    /// Returns `true` if the process of this owner is known to be gone. Asks the kernel: not for the hot path.
+    fn is_dead(owner: Owner) -> bool;
+
+    /// Records that this process sleeps on `word` or owes its sleepers a wake; see [`Interest`].
+    fn interest(word: &Word) -> Interest;
+}
+
+/// Threads of this process.
+#[derive(Debug)]
+pub struct Local;
+
+/// Processes of the tree; the word lives in the arena.
+#[derive(Debug)]
+pub struct Shared;
+
+impl Scope for Local {
+    const WAIT: phalanx_prim::Scope = phalanx_prim::Scope::Private;
+
+    #[inline]
+    fn token() -> u32 {
+        token::local_token()
+    }
+
+    fn is_dead(_: Owner) -> bool {
+        false
+    }
+
+    fn interest(_: &Word) -> Interest {
+        Interest(None)
+    }
+}
+
+impl Scope for Shared {
+    const WAIT: phalanx_prim::Scope = phalanx_prim::Scope::Shared;
+
+    #[inline]
+    fn token() -> u32 {
+        token::shared_token()
+    }
+
+    fn is_dead(owner: Owner) -> bool {
+        session::session_if_any().is_some_and(|arena| arena.process_is_gone(owner.slot))
+    }
+
+    fn interest(word: &Word) -> Interest {
+        Interest::of(word)
+    }
+}
+
+/// A line in this process's ledger: "if I die now, wake everybody who sleeps on this word". Ends on drop.
+#[derive(Debug)]
+pub struct Interest(Option<slots::InterestEntry>);
+
+impl Interest {
+    /// Records interest in a word of the arena; a word elsewhere is private and needs none.
+    #[must_use]
+    pub fn of(word: &Word) -> Self {
+        Self(session::session_if_any().and_then(|arena| arena.note_interest(word)))
+    }
+}
+
+/// How long and how a call waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Patience {
+    /// When to give up; `None` waits for as long as it takes.
+    pub deadline: Option<Deadline>,
+    /// Return [`WaitError::Interrupted`] when a signal handler ran, instead of waiting on.
+    pub interruptible: bool,
+}
+
+impl Patience {
+    /// Waits for as long as it takes, signals notwithstanding.
+    pub const FOREVER: Self = Self { deadline: None, interruptible: false };
+
+    /// Waits until `deadline`, signals notwithstanding.
+    #[must_use]
+    pub fn until(deadline: Deadline) -> Self {
+        Self { deadline: Some(deadline), interruptible: false }
+    }
+
+    /// Waits for `timeout` from now, signals notwithstanding.
+    #[must_use]
+    pub fn timeout(timeout: std::time::Duration) -> Self {
+        Self::until(Deadline::after(timeout))
+    }
+
+    /// Turns the end of one sleep into the end of the whole call where it is one.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`] when the deadline passed or a signal came and the caller wants to hear of it.
+    pub fn check(&self, waited: Waited) -> Result<(), WaitError> {
+        match waited {
+            Waited::TimedOut => Err(WaitError::TimedOut),
+            Waited::Interrupted if self.interruptible => Err(WaitError::Interrupted),
+            Waited::Woken | Waited::Changed | Waited::Interrupted => Ok(()),
+        }
+    }
+}
+
+/// A wait that ended without what it waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WaitError {
+    /// The deadline passed.
+    #[error("timed out")]
+    TimedOut,
+    /// A signal handler ran in this thread.
+    #[error("interrupted by a signal")]
+    Interrupted,
+}
+
+/// How a lock came to its new owner.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// It was free.
+    Clean,
+    /// The process that held it died; what it protects may be half-changed. Told once.
+    OwnerDied,
+}
+
+/// A lock without data: 4 bytes, all zero is a free lock.
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct RawLock<S> {
+    word: Word,
+    scope: PhantomData<S>,
+}
+
+impl<S: Scope> Default for RawLock<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S: Scope> RawLock<S> {
+    /// Creates a free lock.
+    #[cfg(not(any(phalanx_loom, phalanx_shuttle)))]
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { word: Word::new(0), scope: PhantomData }
+    }
+
+    /// Creates a free lock.
+    #[cfg(any(phalanx_loom, phalanx_shuttle))]
+    #[must_use]
+    pub fn new() -> Self {
+        Self { word: Word::new(0), scope: PhantomData }
+    }
+
+    /// Blocks until the lock is free and takes it.
+    ///
+    /// Recursive locking blocks (another thread may unlock). If the owner's process died, returns
+    /// [`Acquired::OwnerDied`] and the lock is held.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`] as `patience` says.
+    #[inline]
+    pub fn lock(&self, patience: Patience) -> Result<Acquired, WaitError> {
+        let me = S::token();
+        // Acquire: pairs with the Release of `unlock`, so that we see what the last owner wrote.
+        if self.word.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            return Ok(Acquired::Clean);
+        }
+        self.lock_contended(me, patience)
+    }
+
+    /// Blocks until the lock is free, whatever signals come.
+    #[inline]
+    pub fn lock_forever(&self) -> Acquired {
+        match self.lock(Patience::FOREVER) {
+            Ok(acquired) => acquired,
+            // Without a deadline and deaf to signals a wait has no other end.
+            Err(_) => unreachable!("an endless wait ended"),
+        }
+    }
+
+    /// Takes the lock if it is free now.
+    #[inline]
+    pub fn try_lock(&self) -> Option<Acquired> {
+        let me = S::token();
+        let mut now = 0;
+        loop {
+            match self.word.compare_exchange(now, me | now & CONTENDED, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) if now & DIED != 0 => return Some(Acquired::OwnerDied),
+                Ok(_) => return Some(Acquired::Clean),
+                Err(seen) if Owner::of(seen).is_none() && seen != now => now = seen,
+                Err(seen) => {
+                    let owner = Owner::of(seen)?;
+                    if !S::is_dead(owner) {
+                        return None;
+                    }
+                    return self.take_over(seen, me).then_some(Acquired::OwnerDied);
+                }
+            }
+        }
+    }
+
+    fn take_over(&self, seen: u32, me: u32) -> bool {
+        self.word
+            .compare_exchange(seen, me | CONTENDED, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    #[cold]
+    fn lock_contended(&self, me: u32, patience: Patience) -> Result<Acquired, WaitError> {
+        let free = || {
+            (self.word.load(Ordering::Relaxed) == 0
+                && self.word.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_ok())
+            .then_some(())
+        };
+        if Spin::until(free).is_some() {
+            return Ok(Acquired::Clean);
+        }
+        // From here on we sleep: whoever wakes us may owe others a wake that only we can pass on.
+        let _interest = S::interest(&self.word);
+        let mut slept = 0;
+        loop {
+            let now = self.word.load(Ordering::Relaxed);
+            let Some(owner) = Owner::of(now) else {
+                let mine = me | (now & CONTENDED) | slept;
+                if self.word.compare_exchange(now, mine, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                    return Ok(if now & DIED != 0 { Acquired::OwnerDied } else { Acquired::Clean });
+                }
+                continue;
+            };
+            // Did the owner die before we came? From now on its sweeper wakes us.
+            if S::is_dead(owner) {
+                if self.take_over(now, me) {
+                    return Ok(Acquired::OwnerDied);
+                }
+                continue;
+            }
+            if now & CONTENDED == 0
+                && self
+                    .word
+                    .compare_exchange(now, now | CONTENDED, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_err()
+            {
+                continue;
+            }
+            points::point("lock.sleep");
+            slept = CONTENDED;
+            patience.check(self.word.wait(now | CONTENDED, patience.deadline, S::WAIT))?;
+        }
+    }
+
+    /// Frees the lock and wakes one sleeper. Any thread of any process may call it; the holder should.
+    #[inline]
+    pub fn unlock(&self) {
+        points::point("lock.held");
+        let me = S::token();
+        // Release: pairs with the Acquire of `lock`.
+        if self.word.compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed).is_err() {
+            self.unlock_contended();
+        }
+    }
+
+    #[cold]
+    fn unlock_contended(&self) {
+        let _interest = S::interest(&self.word);
+        let was = self.word.swap(0, Ordering::Release);
+        points::point("lock.unlocked");
+        if was & CONTENDED != 0 {
+            self.word.wake(1, S::WAIT);
+        }
+    }
+
+    /// Returns `true` if somebody holds the lock at this moment.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        self.owner().is_some()
+    }
+
+    /// Returns who holds the lock at this moment.
+    #[must_use]
+    pub fn owner(&self) -> Option<Owner> {
+        Owner::of(self.word.load(Ordering::Relaxed))
+    }
+
+    /// Returns `true` if the calling thread holds the lock.
+    #[inline]
+    #[must_use]
+    pub fn is_mine(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & !(CONTENDED | DIED) == S::token()
+    }
+
+    /// Frees the lock if the process in `slot`, which is dead, holds it; the next owner is told. Wakes all sleepers.
+    ///
+    /// Returns `true` if it was held by `slot`.
+    pub fn owner_died(&self, slot: u16) -> bool {
+        let mut now = self.word.load(Ordering::Relaxed);
+        while Owner::of(now).is_some_and(|owner| owner.slot == slot) {
+            match self.word.compare_exchange(now, DIED, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => {
+                    self.wake_all();
+                    return true;
+                }
+                Err(seen) => now = seen,
+            }
+        }
+        false
+    }
+
+    /// Returns `true` if the process in `slot` holds the lock.
+    #[must_use]
+    pub fn is_held_by(&self, slot: u16) -> bool {
+        self.owner().is_some_and(|owner| owner.slot == slot)
+    }
+
+    /// Wakes every sleeper to look again. Always safe: sleepers look before they sleep again.
+    pub fn wake_all(&self) {
+        self.word.wake(u32::MAX, S::WAIT);
+    }
+
+    /// Returns the word, to wait on or to name it in a report.
+    #[must_use]
+    pub fn word(&self) -> &Word {
+        &self.word
+    }
+}

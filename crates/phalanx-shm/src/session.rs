@@ -1,0 +1,189 @@
+//! This process's arena: made on first use by the root, inherited by everybody else.
+
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use phalanx_sys::map::SharedFile;
+use phalanx_sys::process;
+
+use crate::arena::Arena;
+use crate::error::{AllocError, OpenError};
+use crate::{hold, token};
+
+const GIB: usize = 1 << 30;
+const RESERVE: usize = 256 * GIB;
+const LEAST: usize = 32 << 20;
+
+static ARENA: OnceLock<Arena> = OnceLock::new();
+static JOINING: Mutex<()> = Mutex::new(());
+static WANTED: AtomicUsize = AtomicUsize::new(0);
+
+/// Choices for the arena; set before the first use of anything else.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct SessionOptions {
+    /// Bytes of address range to reserve (not memory); 0 means 256 GiB, less where the system allows only less.
+    pub reserve: usize,
+}
+
+/// Sets the options of the arena this process will make. Without effect once it has one.
+pub fn session_options(options: SessionOptions) {
+    WANTED.store(options.reserve, Ordering::Relaxed);
+}
+
+/// Returns this process's arena, making it on first use.
+///
+/// # Errors
+///
+/// [`OpenError`] when the system refuses the file or the mapping.
+pub fn session() -> Result<&'static Arena, OpenError> {
+    if let Some(arena) = ARENA.get() {
+        if token::slot_if_joined() == 0 {
+            join_tree();
+        }
+        return Ok(arena);
+    }
+    let _one = JOINING.lock().unwrap_or_else(PoisonError::into_inner);
+    if ARENA.get().is_none() {
+        let arena = create()?;
+        // Root: slot 1 of a table that nobody else has seen.
+        start_root(&arena).map_err(|error| OpenError::Io(std::io::Error::other(error)))?;
+        let _ = ARENA.set(arena);
+        install_fork_hooks();
+    }
+    ARENA.get().ok_or(OpenError::Foreign("it vanished while it was made"))
+}
+
+/// Returns this process's arena if it has one.
+#[inline]
+#[must_use]
+pub fn session_if_any() -> Option<&'static Arena> {
+    ARENA.get()
+}
+
+fn create() -> Result<Arena, OpenError> {
+    let wanted = match WANTED.load(Ordering::Relaxed) {
+        0 => std::env::var("PHALANX_ARENA_BYTES").ok().and_then(|text| text.parse().ok()).unwrap_or(RESERVE),
+        bytes => bytes,
+    };
+    // The address space may be limited (RLIMIT_AS, RLIMIT_FSIZE, a sandbox): a smaller reserve serves as long as it lasts.
+    let mut len = wanted.max(LEAST).next_multiple_of(1 << 20);
+    loop {
+        match Arena::create(len) {
+            Ok(arena) => return Ok(arena),
+            Err(error) if len <= LEAST => return Err(error),
+            Err(_) => len = (len / 2).max(LEAST).next_multiple_of(1 << 20),
+        }
+    }
+}
+
+fn start_root(arena: &Arena) -> Result<(), AllocError> {
+    let slot = arena.reserve_slot_for(0)?;
+    arena.occupy_slot(slot);
+    token::set_slot(slot);
+    Ok(())
+}
+
+/// Joins the arena that the parent handed down, as the process of `slot`.
+///
+/// # Errors
+///
+/// [`OpenError`] if the file is not an arena of this version, or this process has one already.
+pub fn adopt(file: OwnedFd, slot: u16) -> Result<&'static Arena, OpenError> {
+    let _one = JOINING.lock().unwrap_or_else(PoisonError::into_inner);
+    if ARENA.get().is_some() {
+        return Err(OpenError::AlreadyJoined);
+    }
+    let arena = Arena::open(SharedFile::from_fd(file))?;
+    if slot == 0 || usize::from(slot) > crate::MAX_PROCESSES {
+        return Err(OpenError::Foreign("the slot number is out of range"));
+    }
+    arena.occupy_slot(slot);
+    token::set_slot(slot);
+    let _ = ARENA.set(arena);
+    install_fork_hooks();
+    ARENA.get().ok_or(OpenError::Foreign("it vanished while it was joined"))
+}
+
+/// Joins the tree as a process that was not started by phalanx: the root on its first use, or a child of a plain fork.
+///
+/// # Panics
+///
+/// If the arena cannot be made or has no process slot left.
+#[cold]
+pub(crate) fn join_tree() -> u16 {
+    let Some(arena) = ARENA.get() else {
+        return match session() {
+            Ok(_) => token::slot_if_joined(),
+            Err(error) => panic!("{error}"),
+        };
+    };
+    let one = JOINING.lock().unwrap_or_else(PoisonError::into_inner);
+    if token::slot_if_joined() == 0 {
+        let parent = token::forked_from();
+        match arena.reserve_slot_for(u32::from(parent)) {
+            Ok(slot) => enter_forked(arena, slot),
+            Err(error) => panic!("a forked child cannot join the process tree: {error}"),
+        }
+    }
+    drop(one);
+    token::slot_if_joined()
+}
+
+fn enter_forked(arena: &'static Arena, slot: u16) {
+    arena.occupy_slot(slot);
+    token::set_slot(slot);
+    arena.rebuild_holds();
+    if let Some(told) = JOINED.get() {
+        told(slot);
+    }
+}
+
+static JOINED: OnceLock<fn(u16)> = OnceLock::new();
+
+/// Registers what to call in a child of a plain fork once it has joined the tree (to tell its parent to watch it).
+pub fn on_join(told: fn(u16)) {
+    let _ = JOINED.set(told);
+}
+
+/// Makes the calling process, a fresh fork child, the process of the reserved `slot`.
+///
+/// # Panics
+///
+/// If this process has no arena.
+pub fn adopt_forked(slot: u16) {
+    token::after_fork_in_child();
+    let arena = ARENA.get().expect("the parent had an arena before it reserved the slot");
+    arena.occupy_slot(slot);
+    token::set_slot(slot);
+    arena.rebuild_holds();
+}
+
+thread_local! {
+    static FROZEN: std::cell::RefCell<Option<Box<dyn std::any::Any>>> = const { std::cell::RefCell::new(None) };
+}
+
+fn install_fork_hooks() {
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        process::at_fork(before_fork, after_fork_in_parent, after_fork_child);
+    });
+}
+
+extern "C" fn before_fork() {
+    // In the order in which they are taken elsewhere.
+    let joining = JOINING.lock().unwrap_or_else(PoisonError::into_inner);
+    let locks = (joining, hold::freeze(), token::freeze());
+    FROZEN.with_borrow_mut(|frozen| *frozen = Some(Box::new(locks)));
+}
+
+extern "C" fn after_fork_in_parent() {
+    FROZEN.with_borrow_mut(|frozen| *frozen = None);
+}
+
+extern "C" fn after_fork_child() {
+    FROZEN.with_borrow_mut(|frozen| *frozen = None);
+    token::after_fork_in_child();
+}

@@ -1,0 +1,306 @@
+//! The process table: one slot per process of the tree.
+//!
+//! | state | meaning | next |
+//! |---|---|---|
+//! | free | nobody | reserved (by a parent) |
+//! | reserved | a parent is starting a process | live (the child), free (the start failed) |
+//! | live | pid and start time are valid | sweeping |
+//! | sweeping(by) | dead, a sweeper returns what it held | free, or sweeping(another) if the sweeper died too |
+//!
+//! State and "by" share one word, so that exactly one process sweeps. A slot is reused only after its sweep, which is
+//! why a slot number in a lock word cannot mean two processes.
+
+use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Word};
+use phalanx_sys::{pidfd::PidFd, process};
+
+use crate::arena::Arena;
+use crate::error::AllocError;
+use crate::token;
+
+/// The most processes of one tree that can be alive at once.
+pub const MAX_PROCESSES: usize = 16_383;
+
+pub(crate) const INTERESTS: usize = 32;
+
+const FREE: u32 = 0;
+const RESERVED: u32 = 1;
+const LIVE: u32 = 2;
+const SWEEPING: u32 = 3;
+
+/// What a slot is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotState {
+    /// Nobody's.
+    Free,
+    /// A process is being started.
+    Reserved,
+    /// A process runs.
+    Live,
+    /// The process is dead; what it held is being returned.
+    Sweeping,
+}
+
+/// One process. 512 bytes; all zero is a free slot.
+#[derive(Debug)]
+#[repr(C, align(512))]
+pub(crate) struct Slot {
+    /// State in bits 0–1, the sweeper's slot in bits 16–31.
+    pub(crate) state: Word,
+    pub(crate) pid: AtomicU32,
+    pub(crate) start_time: AtomicU64,
+    pub(crate) parent: AtomicU32,
+    /// 1 once the parent watches this process by pidfd.
+    pub(crate) watched: AtomicU32,
+    /// How it ended: 1 + wait status + 1 bit of validity, 0 while unknown. See [`ExitRecord`].
+    pub(crate) exit: AtomicU64,
+    /// The first block of the hold table.
+    pub(crate) holds: AtomicU64,
+    /// Set for good when more than [`INTERESTS`] threads slept at once.
+    pub(crate) interest_overflow: AtomicU32,
+    reserved: AtomicU32,
+    pub(crate) interests: [AtomicU64; INTERESTS],
+}
+
+const _: () = assert!(size_of::<Slot>() == 512);
+
+/// How a process ended, as its parent saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitRecord {
+    /// It returned or called exit.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// Nobody could ask (another wait took the status, or its parent died first).
+    Unknown,
+}
+
+impl ExitRecord {
+    fn to_bits(self) -> u64 {
+        match self {
+            Self::Code(code) => 1 << 32 | u64::from(code as u32),
+            Self::Signal(signal) => 2 << 32 | u64::from(signal as u32),
+            Self::Unknown => 3 << 32,
+        }
+    }
+
+    fn from_bits(bits: u64) -> Option<Self> {
+        match bits >> 32 {
+            1 => Some(Self::Code(bits as u32 as i32)),
+            2 => Some(Self::Signal(bits as u32 as i32)),
+            3 => Some(Self::Unknown),
+            _ => None,
+        }
+    }
+}
+
+/// A line of the process table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Its slot.
+    pub slot: u16,
+    /// What the slot is doing.
+    pub state: SlotState,
+    /// The kernel's id, 0 before it has started.
+    pub pid: u32,
+    /// When it started, in the kernel's ticks; with `pid` this names a process for good.
+    pub start_time: u64,
+    /// The slot of the process that started it, 0 for the root.
+    pub parent: u16,
+}
+
+/// A used line of the interest list; see [`crate::Interest`].
+#[derive(Debug)]
+pub struct InterestEntry {
+    // The arena outlives the process's use of it, see `session`.
+    entry: Option<&'static AtomicU64>,
+}
+
+impl Drop for InterestEntry {
+    fn drop(&mut self) {
+        if let Some(entry) = self.entry {
+            entry.store(0, Ordering::Release);
+        }
+    }
+}
+
+impl Slot {
+    pub(crate) fn kind(&self) -> SlotState {
+        match self.state.load(Ordering::Acquire) & 3 {
+            FREE => SlotState::Free,
+            RESERVED => SlotState::Reserved,
+            LIVE => SlotState::Live,
+            _ => SlotState::Sweeping,
+        }
+    }
+
+    pub(crate) fn sweeper(&self) -> u16 {
+        (self.state.load(Ordering::Acquire) >> 16) as u16
+    }
+
+    /// live, reserved or sweeping(from) → sweeping(by).
+    pub(crate) fn begin_sweep(&self, by: u16) -> bool {
+        let now = self.state.load(Ordering::Acquire);
+        let state = now & 3;
+        let stolen = state == SWEEPING && (now >> 16) as u16 == by;
+        if state == FREE || stolen {
+            return stolen;
+        }
+        self.state
+            .compare_exchange(now, SWEEPING | u32::from(by) << 16, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    pub(crate) fn finish_sweep(&self) {
+        for word in [&self.pid, &self.parent, &self.watched, &self.interest_overflow] {
+            word.store(0, Ordering::Relaxed);
+        }
+        self.start_time.store(0, Ordering::Relaxed);
+        self.holds.store(0, Ordering::Relaxed);
+        self.reserved.store(0, Ordering::Relaxed);
+        for entry in &self.interests {
+            entry.store(0, Ordering::Relaxed);
+        }
+        // Release: the next user of the slot finds it empty.
+        self.state.store(FREE, Ordering::Release);
+    }
+}
+
+impl Arena {
+    /// Reserves a slot for a process that the caller is about to start.
+    ///
+    /// # Errors
+    ///
+    /// When all slots are taken or their table has no memory.
+    pub fn reserve_slot(&self) -> Result<u16, AllocError> {
+        let parent = u32::from(token::current_slot());
+        self.reserve_slot_for(parent)
+    }
+
+    pub(crate) fn reserve_slot_for(&self, parent: u32) -> Result<u16, AllocError> {
+        // Start where the last search ended: slots are reused late, which keeps reports readable.
+        let start = self.header().slot_cursor.fetch_add(1, Ordering::Relaxed) as usize;
+        let used = self.header().slots_used.load(Ordering::Relaxed) as usize;
+        let reuse = (1..=used).map(|i| 1 + (start + i) % used.max(1));
+        for slot in reuse.chain(used + 1..=MAX_PROCESSES) {
+            if slot > self.header().slots_used.load(Ordering::Relaxed) as usize {
+                self.commit_slot(slot)?;
+                self.header().slots_used.fetch_max(slot as u32, Ordering::AcqRel);
+            }
+            let entry = self.slot(slot as u16);
+            if entry
+                .state
+                .compare_exchange(FREE, RESERVED, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+            {
+                entry.exit.store(0, Ordering::Relaxed);
+                entry.parent.store(parent, Ordering::Release);
+                return Ok(slot as u16);
+            }
+        }
+        Err(AllocError::TooManyProcesses)
+    }
+
+    /// Gives a reserved slot back; the process was not started.
+    pub fn unreserve_slot(&self, slot: u16) {
+        let entry = self.slot(slot);
+        if entry.kind() == SlotState::Reserved {
+            self.drop_table_of(slot);
+            entry.finish_sweep();
+        }
+    }
+
+    /// Fills a reserved slot with the calling process.
+    pub(crate) fn occupy_slot(&self, slot: u16) {
+        let entry = self.slot(slot);
+        let pid = phalanx_sys::ids::pid();
+        entry.start_time.store(process::start_time(pid).unwrap_or(0), Ordering::Relaxed);
+        entry.pid.store(pid, Ordering::Relaxed);
+        // Release: whoever sees the slot live sees pid and start time.
+        entry.state.store(LIVE, Ordering::Release);
+        entry.state.wake(u32::MAX, phalanx_prim::Scope::Shared);
+    }
+
+    /// Returns the table's line of a slot.
+    #[must_use]
+    pub fn process(&self, slot: u16) -> ProcessInfo {
+        let entry = self.slot(slot);
+        ProcessInfo {
+            slot,
+            state: entry.kind(),
+            pid: entry.pid.load(Ordering::Acquire),
+            start_time: entry.start_time.load(Ordering::Relaxed),
+            parent: entry.parent.load(Ordering::Relaxed) as u16,
+        }
+    }
+
+    /// Returns the lines of all processes that are not free.
+    #[must_use]
+    pub fn processes(&self) -> Vec<ProcessInfo> {
+        let used = self.header().slots_used.load(Ordering::Acquire) as u16;
+        (1..=used).map(|slot| self.process(slot)).filter(|p| p.state != SlotState::Free).collect()
+    }
+
+    /// Records that the parent watches the process in `slot`.
+    pub fn set_watched(&self, slot: u16) {
+        self.slot(slot).watched.store(1, Ordering::Release);
+    }
+
+    /// Returns `true` if a parent watches the process in `slot`.
+    #[must_use]
+    pub fn is_watched(&self, slot: u16) -> bool {
+        self.slot(slot).watched.load(Ordering::Acquire) != 0
+    }
+
+    /// Records how the process in `slot` ended, for those who find its name in a lock or pipe.
+    pub fn record_exit(&self, slot: u16, exit: ExitRecord) {
+        self.slot(slot).exit.store(exit.to_bits(), Ordering::Release);
+    }
+
+    /// Returns how the last process in `slot` ended, if that is known.
+    #[must_use]
+    pub fn exit_of(&self, slot: u16) -> Option<ExitRecord> {
+        ExitRecord::from_bits(self.slot(slot).exit.load(Ordering::Acquire))
+    }
+
+    /// Asks the kernel whether the process in `slot` is gone. A slot nobody is in counts as gone.
+    #[must_use]
+    pub fn process_is_gone(&self, slot: u16) -> bool {
+        if slot == 0 || slot as usize > MAX_PROCESSES || slot == token::slot_if_joined() {
+            return false;
+        }
+        let entry = self.slot(slot);
+        match entry.kind() {
+            SlotState::Free | SlotState::Sweeping => return true,
+            // Its parent answers for it until it has started.
+            SlotState::Reserved => return false,
+            SlotState::Live => {}
+        }
+        let pid = entry.pid.load(Ordering::Acquire);
+        let started = entry.start_time.load(Ordering::Relaxed);
+        match PidFd::open(pid) {
+            Ok(fd) => {
+                fd.is_dead() || process::start_time(pid).is_ok_and(|now| started != 0 && now != started)
+            }
+            // No such process. Out of descriptors is no proof of death.
+            Err(error) => error.raw_os_error() == Some(3),
+        }
+    }
+
+    pub(crate) fn note_interest(&'static self, word: &Word) -> Option<InterestEntry> {
+        let offset = self.region().offset_of(std::ptr::from_ref(word).cast())? as u64;
+        let slot = token::current_slot();
+        let entry = self.slot(slot);
+        let first = token::local_token() as usize % INTERESTS;
+        for i in 0..INTERESTS {
+            let line = &entry.interests[(first + i) % INTERESTS];
+            // SeqCst: the note is in the ledger before the word is looked at or changed.
+            if line.load(Ordering::Relaxed) == 0
+                && line.compare_exchange(0, offset, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+            {
+                return Some(InterestEntry { entry: Some(line) });
+            }
+        }
+        entry.interest_overflow.store(1, Ordering::SeqCst);
+        Some(InterestEntry { entry: None })
+    }
+}

@@ -1,0 +1,121 @@
+//! What happens to the arena when a process dies.
+//!
+//! One process (the parent, or an ancestor in its place) sweeps. Every step may be done twice, so a sweeper that dies is
+//! replaced by its own sweeper. The order matters:
+//!
+//! 1. the slot is marked: from now on every look at it says "dead";
+//! 2. locks the dead one held are recovered: each kind finishes or undoes what was half done, including the holder of
+//!    blocks it had already put into a queue;
+//! 3. sleepers it owed a wake are woken;
+//! 4. its holds are dropped, destroying what nobody else holds;
+//! 5. blocks it still holds are reclaimed, objects it was destroying are destroyed;
+//! 6. sweeps it was doing are continued, starts it had reserved are cancelled, its own children are named to the caller;
+//! 7. hints are repaired, the slot is free.
+
+use phalanx_prim::Ordering;
+
+use crate::arena::Arena;
+use crate::block::{BlockRef, Kind};
+use crate::slots::{ProcessInfo, SlotState};
+use crate::token;
+
+/// What a kind of block needs when a process dies or its last hold is dropped. Each function may be called twice.
+#[derive(Clone, Copy, Debug)]
+pub struct KindOps {
+    /// Finishes or undoes what the process in this slot, now dead, was doing to a live block of the kind. With the flag,
+    /// also wakes everybody who sleeps on any word of it.
+    pub recover: fn(&Arena, BlockRef, u16, bool),
+    /// Tears down what the block refers to; the block itself is freed afterwards.
+    pub destroy: fn(&Arena, BlockRef),
+}
+
+// Plain data published once per kind before any process shares a block of it; not part of any modelled protocol.
+static OPS: [std::sync::OnceLock<KindOps>; Kind::COUNT] = [const { std::sync::OnceLock::new() }; Kind::COUNT];
+
+/// Tells the sweep what to do with a kind. The first registration counts.
+pub fn register_kind(kind: Kind, ops: KindOps) {
+    let _ = OPS[kind as usize].set(ops);
+}
+
+pub(crate) fn ops_of(kind: Kind) -> Option<KindOps> {
+    OPS[kind as usize].get().copied()
+}
+
+/// What a sweep leaves for its caller to do.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Live processes whose parent was the dead one: watch them, and sweep them when they are gone.
+    pub orphans: Vec<ProcessInfo>,
+    /// Blocks that were reclaimed.
+    pub reclaimed: usize,
+}
+
+impl Arena {
+    /// Returns everything the dead process in `slot` held. The caller has seen it dead (by pidfd or wait).
+    ///
+    /// Does nothing if the slot is free or another live process sweeps it.
+    pub fn sweep(&self, slot: u16) -> Swept {
+        let mut swept = Swept::default();
+        let mut todo = vec![slot];
+        while let Some(slot) = todo.pop() {
+            self.sweep_one(slot, &mut swept, &mut todo);
+        }
+        swept
+    }
+
+    fn sweep_one(&self, slot: u16, swept: &mut Swept, todo: &mut Vec<u16>) {
+        let me = token::current_slot();
+        let entry = self.slot(slot);
+        if slot == 0 || slot == me || !entry.begin_sweep(me) {
+            return;
+        }
+        self.carve_owner_died(slot);
+        self.registry_owner_died(slot);
+        let wake_all = entry.interest_overflow.load(Ordering::SeqCst) != 0;
+        self.each_block(|block, _, now| {
+            if now.is_live()
+                && let Some(ops) = now.kind().and_then(ops_of)
+            {
+                (ops.recover)(self, block, slot, wake_all);
+            }
+        });
+        for line in &entry.interests {
+            let offset = line.load(Ordering::SeqCst) as usize;
+            if offset != 0 && offset + 4 <= self.region().len() {
+                self.word_at(offset).wake(u32::MAX, phalanx_prim::Scope::Shared);
+            }
+        }
+        self.drop_table_of(slot);
+        let mut left = Vec::new();
+        self.each_block(|block, _, now| {
+            if now.holder() == slot {
+                left.push((block, now));
+            }
+        });
+        for (block, now) in left {
+            if let Some(ops) = now.kind().and_then(ops_of) {
+                (ops.destroy)(self, block);
+            }
+            swept.reclaimed += usize::from(self.free(block));
+        }
+        for process in self.processes() {
+            let other = self.slot(process.slot);
+            match process.state {
+                SlotState::Sweeping if other.sweeper() == slot => todo.push(process.slot),
+                SlotState::Reserved if process.parent == slot => self.unreserve_slot(process.slot),
+                SlotState::Live if process.parent == slot => swept.orphans.push(process),
+                _ => {}
+            }
+        }
+        self.repair_hints();
+        entry.finish_sweep();
+    }
+
+    #[expect(unsafe_code, reason = "a word is an atomic at an offset")]
+    fn word_at(&self, offset: usize) -> &phalanx_prim::Word {
+        let offset = offset & !3;
+        // SAFETY: offsets in the interest list are those of words in the arena; a stale one is still 4 bytes that are only
+        // ever used as a futex address here.
+        unsafe { self.region().get(offset) }
+    }
+}
