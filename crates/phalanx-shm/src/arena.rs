@@ -674,6 +674,11 @@ impl Arena {
         }
     }
 
+    /// Changes what a block is; `false` if it does not exist (any more).
+    pub fn rekind(&self, block: BlockRef, kind: Kind) -> bool {
+        self.living(block).is_some_and(|(head, now)| head.rekind(now, kind))
+    }
+
     /// Returns who holds a block, `None` if it does not exist (any more).
     #[must_use]
     pub fn holder_of(&self, block: BlockRef) -> Option<u16> {
@@ -891,5 +896,4 @@ impl Arena {
     pub(crate) fn carve_owner_died(&self, slot: u16) {
         self.header().carve.owner_died(slot);
     }
-
 }

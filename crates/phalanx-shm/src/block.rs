@@ -62,10 +62,12 @@ pub enum Kind {
     Task = 15,
     /// A recursive lock.
     RLock = 16,
+    /// Bytes on their way that carry handles.
+    Message = 17,
 }
 
 impl Kind {
-    pub(crate) const COUNT: usize = 17;
+    pub(crate) const COUNT: usize = 18;
 
     pub(crate) fn from_bits(bits: u64) -> Option<Self> {
         const ALL: [Option<Kind>; Kind::COUNT] = [
@@ -86,6 +88,7 @@ impl Kind {
             Some(Kind::Pool),
             Some(Kind::Task),
             Some(Kind::RLock),
+            Some(Kind::Message),
         ];
         ALL.get(bits as usize).copied().flatten()
     }
@@ -214,6 +217,10 @@ impl Head {
 
     pub(crate) fn rehold(&self, from: Snapshot, holder: u16) -> bool {
         self.change(from, Snapshot::pack(from.0 & 3, from.0 >> 2 & 0x3f, holder, from.generation()))
+    }
+
+    pub(crate) fn rekind(&self, from: Snapshot, kind: Kind) -> bool {
+        self.change(from, Snapshot::pack(from.0 & 3, kind as u64, from.holder(), from.generation()))
     }
 
     pub(crate) fn condemn(&self, from: Snapshot, holder: u16) -> bool {

@@ -26,7 +26,7 @@ pub use region::Region;
 pub use robust::{Acquired, Interest, Local, Patience, RawLock, Scope, Shared, WaitError};
 pub use session::{adopt, adopt_forked, on_join, session, session_if_any, session_options, SessionOptions};
 pub use slots::{ExitRecord, MAX_PROCESSES, ProcessInfo, SlotState};
-pub use sweep::{KindOps, Swept, register_kind};
+pub use sweep::{KindOps, Swept, register_kind, sweeping};
 pub use token::{Owner, after_fork_in_child, current_slot, local_token, shared_token, thread_identity};
 
 /// The version of everything that is laid out in the arena. A process of another version is refused at the door.

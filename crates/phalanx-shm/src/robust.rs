@@ -93,7 +93,10 @@ impl Scope for Shared {
 
 /// A line in this process's ledger: "if I die now, wake everybody who sleeps on this word". Ends on drop.
 #[derive(Debug)]
-pub struct Interest(Option<slots::InterestEntry>);
+pub struct Interest(
+    // Ends the entry when it is dropped.
+    #[expect(dead_code, reason = "held for its destructor")] Option<slots::InterestEntry>,
+);
 
 impl Interest {
     /// Records interest in a word of the arena; a word elsewhere is private and needs none.

@@ -110,7 +110,7 @@ pub struct ProcessInfo {
 
 /// A used line of the interest list; see [`crate::Interest`].
 #[derive(Debug)]
-pub struct InterestEntry {
+pub(crate) struct InterestEntry {
     // The arena outlives the process's use of it, see `session`.
     entry: Option<&'static AtomicU64>,
 }

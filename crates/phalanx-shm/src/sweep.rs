@@ -16,7 +16,7 @@ use phalanx_prim::Ordering;
 
 use crate::arena::Arena;
 use crate::block::{BlockRef, Kind};
-use crate::slots::{ProcessInfo, SlotState};
+use crate::slots::{ExitRecord, ProcessInfo, SlotState};
 use crate::token;
 
 /// What a kind of block needs when a process dies or its last hold is dropped. Each function may be called twice.
@@ -39,6 +39,17 @@ pub fn register_kind(kind: Kind, ops: KindOps) {
 
 pub(crate) fn ops_of(kind: Kind) -> Option<KindOps> {
     OPS[kind as usize].get().copied()
+}
+
+thread_local! {
+    static SWEEPING: std::cell::Cell<Option<(u32, Option<ExitRecord>)>> = const { std::cell::Cell::new(None) };
+}
+
+/// Returns pid and end of the process that the calling thread is sweeping, `None` outside of a sweep. Lets an object's
+/// teardown say whether it was dropped or its holder died.
+#[must_use]
+pub fn sweeping() -> Option<(u32, Option<ExitRecord>)> {
+    SWEEPING.get()
 }
 
 /// What a sweep leaves for its caller to do.
@@ -69,6 +80,7 @@ impl Arena {
         if slot == 0 || slot == me || !entry.begin_sweep(me) {
             return;
         }
+        let outer = SWEEPING.replace(Some((entry.pid.load(Ordering::Relaxed), self.exit_of(slot))));
         self.carve_owner_died(slot);
         self.registry_owner_died(slot);
         let wake_all = entry.interest_overflow.load(Ordering::SeqCst) != 0;
@@ -109,6 +121,7 @@ impl Arena {
         }
         self.repair_hints();
         entry.finish_sweep();
+        SWEEPING.set(outer);
     }
 
     #[expect(unsafe_code, reason = "a word is an atomic at an offset")]

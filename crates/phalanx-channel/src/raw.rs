@@ -1,0 +1,980 @@
+//! The queue of bytes: many producers, many consumers, in any processes of the tree; survives the death of any of them.
+//!
+//! ```text
+//!  tail lock ─► puts, tail segment ─┐              ┌─ head segment, gets ◄─ head lock
+//!                                   ▼              ▼
+//!                    [ segment: ring of records ] ─► [ segment ] …
+//! ```
+//!
+//! Two locks, after Michael and Scott's two-lock queue (1996): producers serialize on the tail lock, consumers on the head
+//! lock, and neither meets the other. A record is either small (its bytes in the ring) or names a block that holds its
+//! bytes. A segment is a ring: it is reused as long as consumers keep up; when it is full, a larger one is linked behind it.
+//!
+//! Under each lock a change is noted, made by one store (the *commit*), and the note cleared:
+//!
+//! | put, under the tail lock | killed after it |
+//! |---|---|
+//! | write the record behind the tail | nothing happened; the next put writes over it |
+//! | note block, new tail, new count | nothing happened; the block still belongs to the dead producer: its sweep frees it |
+//! | **tail = new tail** | it was put; the next owner hands the block over to the queue and sets the count |
+//! | block's holder = in transit; count; clear the note | it was put |
+//! | notify a consumer, unlock | the next owner notifies all |
+//!
+//! | get, under the head lock | killed after it |
+//! |---|---|
+//! | copy the bytes out, or note the block and make it mine | nothing happened; the next owner gives the block back to the queue |
+//! | **head = new head** | it was taken, and is lost with the one who took it: its sweep frees the block |
+//! | count; clear the note; notify a producer; unlock | the next owner sets the count and notifies all |
+//!
+//! So an item is never torn and never delivered twice, and the only items lost are those the dead process had taken.
+//! Bytes are copied under a lock only while they are few ([`INLINE_MOST`]); large ones are copied before the lock is taken
+//! and read in place after it was released.
+#![expect(unsafe_code, reason = "records are bytes at positions of a ring")]
+
+use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Padded, points};
+use phalanx_shm::{
+    Acquired, AllocError, Arena, BlockRef, ExitRecord, Held, Kind, KindOps, Patience, Placed, RawLock, Shared, TRANSIT,
+    WaitError, current_slot, register_kind, sweeping,
+};
+use phalanx_sync::Gate;
+
+use crate::message::{self, Loan, Message};
+
+/// Payloads up to this many bytes travel in the ring.
+pub const INLINE_MOST: usize = 1536;
+const FIRST_RING: usize = 4096;
+const LARGEST_RING: usize = 1 << 20;
+
+const INLINE: u64 = 1;
+const BLOCK: u64 = 2;
+const WRAP: u64 = 3;
+
+/// The tail side's fields; written under its lock.
+#[derive(Debug)]
+#[repr(C)]
+struct Side {
+    lock: RawLock<Shared>,
+    /// Not 0 while the note below is valid: the slot of the process that wrote it.
+    noted: AtomicU32,
+    segment: AtomicU64,
+    /// Items put (tail) or taken (head).
+    items: AtomicU64,
+    /// Payload bytes put or taken.
+    bytes: AtomicU64,
+    note_position: AtomicU64,
+    note_block: AtomicU64,
+    /// Both counts before the change, and the payload's length.
+    note_items: AtomicU64,
+    note_bytes: AtomicU64,
+    note_len: AtomicU64,
+    /// A segment being linked (tail) or freed (head).
+    note_segment: AtomicU64,
+}
+
+impl Side {
+    fn new(segment: BlockRef) -> Self {
+        Self {
+            lock: RawLock::new(),
+            noted: AtomicU32::new(0),
+            segment: AtomicU64::new(segment.to_bits()),
+            items: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            note_position: AtomicU64::new(0),
+            note_block: AtomicU64::new(0),
+            note_items: AtomicU64::new(0),
+            note_bytes: AtomicU64::new(0),
+            note_len: AtomicU64::new(0),
+            note_segment: AtomicU64::new(0),
+        }
+    }
+}
+
+const TAKERS: usize = 32;
+
+/// A queue in the arena.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct State {
+    tail: Padded<Side>,
+    head: Padded<Side>,
+    not_empty: Padded<Gate<Shared>>,
+    not_full: Padded<Gate<Shared>>,
+    /// Most items, 0 for any number.
+    capacity: AtomicU64,
+    /// Most payload bytes, 0 for any number.
+    byte_capacity: AtomicU64,
+    /// 1 when closed, 2 when closed because its other side died.
+    closed: AtomicU32,
+    joinable: AtomicU32,
+    /// pid and end of the process whose death closed it.
+    closer: AtomicU64,
+    /// Items whose `task_done` was called or whose taker died.
+    done: AtomicU64,
+    /// Of those, the ones whose taker died.
+    lost: AtomicU64,
+    all_done: Gate<Shared>,
+    /// slot and count of items taken and not yet done; under the head lock.
+    takers: [AtomicU64; TAKERS],
+}
+
+// SAFETY: repr(C), atomics, raw locks and gates only, and the only type placed under its kind.
+unsafe impl Placed for State {
+    const KIND: Kind = Kind::Queue;
+}
+
+/// A ring of records. Its bytes follow the struct.
+#[derive(Debug)]
+#[repr(C)]
+struct Segment {
+    /// Bytes read since the beginning; written under the head lock.
+    head: Padded<AtomicU64>,
+    /// Bytes written since the beginning; written under the tail lock.
+    tail: Padded<AtomicU64>,
+    /// The next segment; 0 while this is the last. Once set, the tail does not move again.
+    next: AtomicU64,
+    /// Bytes of the ring, a power of two.
+    size: AtomicU64,
+}
+
+// SAFETY: as for `State`; the bytes behind it are reached by address only.
+unsafe impl Placed for Segment {
+    const KIND: Kind = Kind::Segment;
+}
+
+/// Whether and why a queue is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// Somebody closed it, or the last holder of the other end dropped it.
+    Closed,
+    /// The last holder of the other end died.
+    PeerDied {
+        /// Its process id.
+        pid: u32,
+        /// How it ended, if its parent could see that.
+        exit: Option<ExitRecord>,
+    },
+}
+
+impl std::fmt::Display for Closed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the other side closed it"),
+            Self::PeerDied { pid, exit: Some(ExitRecord::Signal(signal)) } => {
+                write!(f, "process {pid} on the other side was killed by {}", phalanx_sys::signal::name(*signal))
+            }
+            Self::PeerDied { pid, exit: Some(ExitRecord::Code(code)) } => {
+                write!(f, "process {pid} on the other side exited with code {code}")
+            }
+            Self::PeerDied { pid, .. } => write!(f, "process {pid} on the other side died"),
+        }
+    }
+}
+
+/// Why a put did not happen. The payload is still the caller's.
+#[derive(Debug, thiserror::Error)]
+pub enum RawPutError {
+    /// Nothing is taken any more.
+    #[error("the queue takes no more items: {0}")]
+    Closed(Closed),
+    /// No room until the deadline, or a signal came.
+    #[error("no room in the queue: {0}")]
+    Wait(#[from] WaitError),
+    /// No memory for the payload.
+    #[error(transparent)]
+    Alloc(#[from] AllocError),
+    /// The payload alone is larger than the queue may ever hold.
+    #[error("an item of {bytes} bytes never fits a queue of at most {most} bytes")]
+    TooLarge {
+        /// Size of the item.
+        bytes: u64,
+        /// The queue's limit.
+        most: u64,
+    },
+}
+
+/// Why a get returned nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum RawGetError {
+    /// Empty, and nothing more will come.
+    #[error("the queue is empty and nothing more will come: {0}")]
+    Closed(Closed),
+    /// Empty until the deadline, or a signal came.
+    #[error("the queue is empty: {0}")]
+    Wait(#[from] WaitError),
+}
+
+/// How large a queue may grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// Most items; `None` for any number.
+    pub items: Option<u64>,
+    /// Most payload bytes; `None` for any number.
+    pub bytes: Option<u64>,
+    /// Counts items taken and not done per process, for `task_done` and `join`.
+    pub joinable: bool,
+}
+
+/// Where a received payload is.
+#[derive(Debug)]
+pub enum Received {
+    /// In the caller's buffer.
+    Inline,
+    /// In a block that is now the caller's.
+    Block(Message),
+}
+
+enum Record<'a> {
+    Inline(&'a [&'a [u8]], usize),
+    Block(BlockRef, usize),
+}
+
+impl Record<'_> {
+    fn payload(&self) -> u64 {
+        match self {
+            Self::Inline(_, len) | Self::Block(_, len) => *len as u64,
+        }
+    }
+
+    /// Bytes in the ring.
+    fn footprint(&self) -> u64 {
+        match self {
+            Self::Inline(_, len) => 8 + len.next_multiple_of(8) as u64,
+            Self::Block(..) => 16,
+        }
+    }
+}
+
+/// A handle on a queue of bytes.
+#[derive(Clone, Debug)]
+pub struct RawQueue {
+    held: Held,
+}
+
+/// Registers what the sweep does with queues. Called by whoever makes or receives one.
+pub fn install() {
+    register_kind(Kind::Queue, KindOps { recover, destroy });
+    message::install();
+}
+
+fn recover(arena: &Arena, block: BlockRef, dead: u16, wake_all: bool) {
+    let Ok(state) = arena.view::<State>(block) else { return };
+    let queue = Core { arena, state };
+    if state.tail.lock.is_held_by(dead) {
+        queue.lock_tail();
+        state.tail.lock.unlock();
+    }
+    if state.head.lock.is_held_by(dead) {
+        queue.lock_head();
+        state.head.lock.unlock();
+    }
+    if state.joinable.load(Ordering::Relaxed) != 0 {
+        queue.taker_died(dead);
+    }
+    if wake_all {
+        for gate in [&state.not_empty.0, &state.not_full.0, &state.all_done] {
+            gate.rouse();
+        }
+        state.tail.lock.wake_all();
+        state.head.lock.wake_all();
+    }
+}
+
+fn destroy(arena: &Arena, block: BlockRef) {
+    let state = arena.view_held::<State>(block);
+    let core = Core { arena, state };
+    // Nobody holds the queue: no lock is needed, and doing it twice finds less to do the second time.
+    let mut next = BlockRef::from_bits(state.head.segment.load(Ordering::Acquire));
+    while let Some(segment) = next {
+        let Ok(ring) = arena.view::<Segment>(segment) else { break };
+        loop {
+            let at = ring.head.load(Ordering::Relaxed);
+            if at == ring.tail.load(Ordering::Acquire) {
+                break;
+            }
+            let (found, end) = core.read_record(segment, ring, at);
+            if let Some(block) = found.block() {
+                message::discard(arena, block);
+            }
+            ring.head.store(end, Ordering::Release);
+        }
+        next = BlockRef::from_bits(ring.next.load(Ordering::Acquire));
+        state.head.segment.store(next.map_or(0, BlockRef::to_bits), Ordering::Release);
+        arena.free(segment);
+    }
+}
+
+enum Found {
+    Inline { at: u64, len: usize },
+    Block { block: Option<BlockRef>, len: usize },
+}
+
+impl Found {
+    fn block(&self) -> Option<BlockRef> {
+        match self {
+            Self::Inline { .. } => None,
+            Self::Block { block, .. } => *block,
+        }
+    }
+
+    fn len(&self) -> u64 {
+        match self {
+            Self::Inline { len, .. } | Self::Block { len, .. } => *len as u64,
+        }
+    }
+}
+
+/// The queue without the handle: what recovery works on.
+struct Core<'a> {
+    arena: &'a Arena,
+    state: &'a State,
+}
+
+fn new_segment(arena: &Arena, size: usize) -> Result<BlockRef, AllocError> {
+    let segment = Segment {
+        head: Padded(AtomicU64::new(0)),
+        tail: Padded(AtomicU64::new(0)),
+        next: AtomicU64::new(0),
+        size: AtomicU64::new(size as u64),
+    };
+    let block = arena.alloc(size_of::<Segment>() + size, Kind::Segment)?;
+    let at = arena.address(block).cast::<Segment>();
+    // SAFETY: the block is ours alone and has room for the struct; blocks are aligned to 64 bytes at least, and a segment
+    // is placed in classes of 8 KiB and more only, which are aligned to 128.
+    unsafe { at.write(segment) };
+    Ok(block)
+}
+
+impl Core<'_> {
+    fn segment(&self, bits: &AtomicU64) -> (BlockRef, &Segment) {
+        let bits = bits.load(Ordering::Acquire);
+        let block = BlockRef::from_bits(bits).expect("a queue always has a segment");
+        (block, self.arena.view_held::<Segment>(block))
+    }
+
+    fn ring_byte(&self, segment: BlockRef, ring: &Segment, position: u64, len: usize) -> *mut u8 {
+        let size = ring.size.load(Ordering::Relaxed);
+        // A power of two no larger than the block, whatever a dying process left: stay inside.
+        let size = size.clamp(8, LARGEST_RING as u64);
+        let offset = (position & (size - 1)) as usize;
+        debug_assert!(offset + len <= size as usize);
+        let start = segment.offset() + size_of::<Segment>() + offset;
+        self.arena.region().at(start, len).as_ptr()
+    }
+
+    fn write_word(&self, segment: BlockRef, ring: &Segment, position: u64, word: u64) {
+        let at = self.ring_byte(segment, ring, position, 8).cast::<u64>();
+        // SAFETY: positions are multiples of 8 inside the ring, and the ring behind the tail belongs to the tail lock.
+        unsafe { at.write(word) };
+    }
+
+    fn read_word(&self, segment: BlockRef, ring: &Segment, position: u64) -> u64 {
+        let at = self.ring_byte(segment, ring, position, 8).cast::<u64>();
+        // SAFETY: as above; records between head and tail do not change.
+        unsafe { at.read() }
+    }
+
+    fn lock_tail(&self) {
+        if self.state.tail.lock.lock_forever() == Acquired::OwnerDied {
+            self.repair_tail();
+        }
+    }
+
+    #[cold]
+    fn repair_tail(&self) {
+        let side = &self.state.tail;
+        let dead = side.noted.load(Ordering::Acquire) as u16;
+        if dead != 0 {
+            let (_, ring) = self.segment(&side.segment);
+            let committed = ring.tail.load(Ordering::Relaxed) == side.note_position.load(Ordering::Relaxed);
+            self.settle(side, committed);
+            if committed && let Some(block) = BlockRef::from_bits(side.note_block.load(Ordering::Relaxed)) {
+                self.arena.rehold(block, dead, TRANSIT);
+            }
+            side.noted.store(0, Ordering::Release);
+        }
+        let grown = BlockRef::from_bits(side.note_segment.load(Ordering::Relaxed));
+        if let Some(grown) = grown {
+            let (_, ring) = self.segment(&side.segment);
+            if ring.next.load(Ordering::Relaxed) == grown.to_bits() {
+                self.arena.seize(grown, TRANSIT);
+                side.segment.store(grown.to_bits(), Ordering::Release);
+            }
+            side.note_segment.store(0, Ordering::Release);
+        }
+        self.state.not_empty.notify_all();
+    }
+
+    fn lock_head(&self) {
+        if self.state.head.lock.lock_forever() == Acquired::OwnerDied {
+            self.repair_head();
+        }
+    }
+
+    #[cold]
+    fn repair_head(&self) {
+        let side = &self.state.head;
+        let dead = side.noted.load(Ordering::Acquire) as u16;
+        if dead != 0 {
+            let (_, ring) = self.segment(&side.segment);
+            let committed = ring.head.load(Ordering::Relaxed) == side.note_position.load(Ordering::Relaxed);
+            self.settle(side, committed);
+            if !committed && let Some(block) = BlockRef::from_bits(side.note_block.load(Ordering::Relaxed)) {
+                self.arena.rehold(block, dead, TRANSIT);
+            }
+            side.noted.store(0, Ordering::Release);
+        }
+        if let Some(old) = BlockRef::from_bits(side.note_segment.load(Ordering::Relaxed)) {
+            if side.segment.load(Ordering::Relaxed) != old.to_bits() {
+                self.arena.free(old);
+            }
+            side.note_segment.store(0, Ordering::Release);
+        }
+        self.state.not_full.notify_all();
+        self.state.not_empty.notify_all();
+    }
+
+    /// Makes the counts say what the commit says.
+    fn settle(&self, side: &Side, committed: bool) {
+        let by = u64::from(committed);
+        let items = side.note_items.load(Ordering::Relaxed);
+        let bytes = side.note_bytes.load(Ordering::Relaxed);
+        let len = side.note_len.load(Ordering::Relaxed);
+        side.items.store(items.wrapping_add(by), Ordering::Release);
+        side.bytes.store(bytes.wrapping_add(by * len), Ordering::Release);
+    }
+
+    /// Notes a change before its commit.
+    fn note(&self, side: &Side, position: u64, block: Option<BlockRef>, len: u64) {
+        side.note_position.store(position, Ordering::Relaxed);
+        side.note_block.store(block.map_or(0, BlockRef::to_bits), Ordering::Relaxed);
+        side.note_items.store(side.items.load(Ordering::Relaxed), Ordering::Relaxed);
+        side.note_bytes.store(side.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+        side.note_len.store(len, Ordering::Relaxed);
+        // Release: the note is whole before it counts.
+        side.noted.store(u32::from(current_slot()), Ordering::Release);
+    }
+
+    fn counted(&self, side: &Side, len: u64) {
+        side.bytes.store(side.bytes.load(Ordering::Relaxed).wrapping_add(len), Ordering::Relaxed);
+        // Release: pairs with the Acquire of those who compare the counts without a lock.
+        side.items.store(side.items.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        side.noted.store(0, Ordering::Release);
+    }
+
+    fn len(&self) -> u64 {
+        // Taken first: it never passes put.
+        let taken = self.state.head.items.load(Ordering::Acquire);
+        self.state.tail.items.load(Ordering::Acquire).saturating_sub(taken)
+    }
+
+    fn bytes(&self) -> u64 {
+        let taken = self.state.head.bytes.load(Ordering::Acquire);
+        self.state.tail.bytes.load(Ordering::Acquire).saturating_sub(taken)
+    }
+
+    fn has_room(&self, payload: u64) -> bool {
+        let items = self.state.capacity.load(Ordering::Relaxed);
+        let bytes = self.state.byte_capacity.load(Ordering::Relaxed);
+        (items == 0 || self.len() < items) && (bytes == 0 || self.bytes() + payload <= bytes)
+    }
+
+    fn closed(&self) -> Option<Closed> {
+        match self.state.closed.load(Ordering::Acquire) {
+            0 => None,
+            2 => {
+                let closer = self.state.closer.load(Ordering::Relaxed);
+                let value = (closer >> 32 & 0xffff) as i32;
+                let exit = match closer >> 48 {
+                    1 => Some(ExitRecord::Code(value)),
+                    2 => Some(ExitRecord::Signal(value)),
+                    _ => None,
+                };
+                Some(Closed::PeerDied { pid: closer as u32, exit })
+            }
+            _ => Some(Closed::Closed),
+        }
+    }
+
+    fn close(&self) {
+        let died = sweeping().map(|(pid, exit)| {
+            let (kind, value) = match exit {
+                Some(ExitRecord::Code(code)) => (1, code as u64 & 0xffff),
+                Some(ExitRecord::Signal(signal)) => (2, signal as u64 & 0xffff),
+                _ => (0, 0),
+            };
+            kind << 48 | value << 32 | u64::from(pid)
+        });
+        if self.state.closed.load(Ordering::Acquire) == 0 {
+            self.state.closer.store(died.unwrap_or(0), Ordering::Relaxed);
+            let how = if died.is_some() { 2 } else { 1 };
+            let _ = self.state.closed.compare_exchange(0, how, Ordering::AcqRel, Ordering::Relaxed);
+        }
+        let state = self.state;
+        let _owed = [&state.not_empty.0, &state.not_full.0, &state.all_done]
+            .map(|gate| phalanx_shm::Interest::of(gate.word()));
+        self.state.not_empty.notify_all();
+        self.state.not_full.notify_all();
+        self.state.all_done.notify_all();
+    }
+
+    /// Writes a record if there is room now. The tail lock is held.
+    fn put_locked(&self, record: &Record<'_>) -> Result<(), AllocError> {
+        let side = &self.state.tail;
+        let (mut segment, mut ring) = self.segment(&side.segment);
+        let footprint = record.footprint();
+        let mut at = ring.tail.load(Ordering::Relaxed);
+        let size = ring.size.load(Ordering::Relaxed);
+        let to_end = size - (at & (size - 1));
+        let wrapped = if to_end < footprint { to_end } else { 0 };
+        // Acquire: what was read before the head moved may be written over now.
+        let used = at.wrapping_sub(ring.head.load(Ordering::Acquire));
+        if used + wrapped + footprint > size {
+            (segment, ring) = self.grow(segment, ring)?;
+            at = 0;
+        } else if wrapped != 0 {
+            self.write_word(segment, ring, at, WRAP << 56);
+            at += wrapped;
+        }
+        match record {
+            Record::Inline(parts, len) => {
+                self.write_word(segment, ring, at, INLINE << 56 | *len as u64);
+                let mut to = self.ring_byte(segment, ring, at + 8, *len);
+                for part in *parts {
+                    // SAFETY: the parts add up to `len`, for which there is room in one piece (checked above); the ring
+                    // behind the tail belongs to the tail lock, which we hold.
+                    unsafe { to.copy_from_nonoverlapping(part.as_ptr(), part.len()) };
+                    // SAFETY: still inside the record's `len` bytes (or one past them).
+                    to = unsafe { to.add(part.len()) };
+                }
+            }
+            Record::Block(block, len) => {
+                self.write_word(segment, ring, at, BLOCK << 56 | *len as u64);
+                self.write_word(segment, ring, at + 8, block.to_bits());
+            }
+        }
+        let block = match record {
+            Record::Inline(..) => None,
+            Record::Block(block, _) => Some(*block),
+        };
+        let end = at + footprint;
+        self.note(side, end, block, record.payload());
+        points::point("queue.put.noted");
+        // Release: pairs with the Acquire in `get_locked`; this is the commit.
+        ring.tail.store(end, Ordering::Release);
+        points::point("queue.put.committed");
+        if let Some(block) = block {
+            self.arena.rehold(block, current_slot(), TRANSIT);
+            points::point("queue.put.handed-over");
+        }
+        self.counted(side, record.payload());
+        self.state.not_empty.notify(1);
+        points::point("queue.put.notified");
+        Ok(())
+    }
+
+    /// Links a larger segment behind a full one.
+    #[cold]
+    fn grow(&self, _full: BlockRef, ring: &Segment) -> Result<(BlockRef, &Segment), AllocError> {
+        let side = &self.state.tail;
+        let size = (ring.size.load(Ordering::Relaxed) as usize * 16).clamp(FIRST_RING, LARGEST_RING);
+        let fresh = new_segment(self.arena, size)?;
+        side.note_segment.store(fresh.to_bits(), Ordering::Release);
+        points::point("queue.grow.noted");
+        // Release: the segment is complete. This is the commit of growing.
+        ring.next.store(fresh.to_bits(), Ordering::Release);
+        points::point("queue.grow.linked");
+        self.arena.rehold(fresh, current_slot(), TRANSIT);
+        side.segment.store(fresh.to_bits(), Ordering::Release);
+        side.note_segment.store(0, Ordering::Release);
+        Ok((fresh, self.arena.view_held::<Segment>(fresh)))
+    }
+
+    fn read_record(&self, segment: BlockRef, ring: &Segment, mut at: u64) -> (Found, u64) {
+        let mut head = self.read_word(segment, ring, at);
+        if head >> 56 == WRAP {
+            let size = ring.size.load(Ordering::Relaxed);
+            at += size - (at & (size - 1));
+            head = self.read_word(segment, ring, at);
+        }
+        let len = (head & 0x00ff_ffff_ffff_ffff) as usize;
+        if head >> 56 == BLOCK {
+            let block = BlockRef::from_bits(self.read_word(segment, ring, at + 8));
+            return (Found::Block { block, len }, at + 16);
+        }
+        let len = len.min(INLINE_MOST);
+        (Found::Inline { at: at + 8, len }, at + 8 + len.next_multiple_of(8) as u64)
+    }
+
+    /// Takes the first record if there is one. The head lock is held.
+    fn get_locked(&self, buffer: &mut Vec<u8>) -> Option<Option<(BlockRef, usize)>> {
+        let side = &self.state.head;
+        loop {
+            let (segment, ring) = self.segment(&side.segment);
+            let at = ring.head.load(Ordering::Relaxed);
+            // Acquire: pairs with the commit of the put.
+            if at == ring.tail.load(Ordering::Acquire) {
+                let next = BlockRef::from_bits(ring.next.load(Ordering::Acquire))?;
+                // The last put into this segment came before the link: look once more.
+                if at == ring.tail.load(Ordering::Acquire) {
+                    self.advance(segment, next);
+                }
+                continue;
+            }
+            let (found, end) = self.read_record(segment, ring, at);
+            let block = found.block();
+            let len = found.len();
+            if let Found::Inline { at, len } = found {
+                let from = self.ring_byte(segment, ring, at, len);
+                buffer.clear();
+                buffer.reserve(len);
+                // SAFETY: a record between head and tail is `len` initialised bytes that nobody changes until the head
+                // has passed it; the buffer has room for them.
+                unsafe { buffer.as_mut_ptr().copy_from_nonoverlapping(from, len) };
+                // SAFETY: `len` bytes were initialised just now, and the capacity was reserved.
+                unsafe { buffer.set_len(len) };
+            }
+            self.note(side, end, block, len);
+            points::point("queue.get.noted");
+            if let Some(block) = block {
+                self.arena.seize(block, current_slot());
+                points::point("queue.get.seized");
+            }
+            if self.state.joinable.load(Ordering::Relaxed) != 0 {
+                self.count_taker(current_slot(), 1);
+            }
+            // Release: pairs with the Acquire of the put that writes over the record; this is the commit.
+            ring.head.store(end, Ordering::Release);
+            points::point("queue.get.committed");
+            self.counted(side, len);
+            if self.state.capacity.load(Ordering::Relaxed) | self.state.byte_capacity.load(Ordering::Relaxed) != 0 {
+                // By bytes one large item may make room for several small ones.
+                let count = if self.state.byte_capacity.load(Ordering::Relaxed) == 0 { 1 } else { u32::MAX };
+                self.state.not_full.notify(count);
+            }
+            points::point("queue.get.notified");
+            return Some(block.map(|block| (block, len as usize)));
+        }
+    }
+
+    #[cold]
+    fn advance(&self, old: BlockRef, next: BlockRef) {
+        let side = &self.state.head;
+        side.note_segment.store(old.to_bits(), Ordering::Release);
+        points::point("queue.advance.noted");
+        side.segment.store(next.to_bits(), Ordering::Release);
+        points::point("queue.advance.moved");
+        self.arena.free(old);
+        side.note_segment.store(0, Ordering::Release);
+    }
+
+    /// Adds to the items that the process in `slot` has taken and not done. The head lock is held.
+    fn count_taker(&self, slot: u16, by: i64) -> bool {
+        let wanted = u64::from(slot) << 32;
+        let find = |what: u64| {
+            self.state.takers.iter().find(|taker| {
+                let now = taker.load(Ordering::Relaxed);
+                if what == 0 { now == 0 } else { now >> 32 == what >> 32 && now != 0 }
+            })
+        };
+        let Some(taker) = find(wanted).or_else(|| find(0)) else { return false };
+        let count = (taker.load(Ordering::Relaxed) & 0xffff_ffff) as i64 + by;
+        if count < 0 {
+            return false;
+        }
+        taker.store(if count == 0 { 0 } else { wanted | count as u64 }, Ordering::Relaxed);
+        true
+    }
+
+    fn taker_died(&self, dead: u16) {
+        self.lock_head();
+        for taker in &self.state.takers {
+            let now = taker.load(Ordering::Relaxed);
+            if now != 0 && now >> 32 == u64::from(dead) {
+                taker.store(0, Ordering::Relaxed);
+                self.state.done.fetch_add(now & 0xffff_ffff, Ordering::AcqRel);
+                self.state.lost.fetch_add(now & 0xffff_ffff, Ordering::AcqRel);
+            }
+        }
+        self.state.all_done.notify_all();
+        self.state.head.lock.unlock();
+    }
+}
+
+impl RawQueue {
+    /// Makes a queue.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] when memory is short or the arena cannot be made.
+    pub fn new(arena: &'static Arena, bounds: Bounds) -> Result<Self, AllocError> {
+        install();
+        let segment = new_segment(arena, FIRST_RING)?;
+        let state = State {
+            tail: Padded(Side::new(segment)),
+            head: Padded(Side::new(segment)),
+            not_empty: Padded(Gate::new()),
+            not_full: Padded(Gate::new()),
+            capacity: AtomicU64::new(bounds.items.unwrap_or(0)),
+            byte_capacity: AtomicU64::new(bounds.bytes.unwrap_or(0)),
+            closed: AtomicU32::new(0),
+            joinable: AtomicU32::new(u32::from(bounds.joinable)),
+            closer: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            all_done: Gate::new(),
+            takers: [const { AtomicU64::new(0) }; TAKERS],
+        };
+        let made = arena.emplace(state).and_then(|block| arena.publish(block));
+        match made {
+            Ok(held) => {
+                arena.rehold(segment, current_slot(), TRANSIT);
+                Ok(Self { held })
+            }
+            Err(error) => {
+                arena.free(segment);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes a handle of a hold on a queue.
+    #[must_use]
+    pub fn from_held(held: Held) -> Self {
+        install();
+        Self { held }
+    }
+
+    /// Returns the hold, to send the handle elsewhere.
+    #[must_use]
+    pub fn held(&self) -> &Held {
+        &self.held
+    }
+
+    fn core(&self) -> Core<'_> {
+        Core { arena: self.held.arena(), state: self.held.view::<State>() }
+    }
+
+    /// Makes room for `len` bytes to be written in place and then put without a copy.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] when memory is short.
+    pub fn loan(&self, len: usize) -> Result<Loan, AllocError> {
+        Loan::new(self.held.arena(), len, &[])
+    }
+
+    /// Puts the bytes of `parts`, one after the other, as one item; blocks while the queue is full.
+    ///
+    /// # Errors
+    ///
+    /// [`RawPutError`]; nothing was put then.
+    #[inline]
+    pub fn put(&self, parts: &[&[u8]], patience: Patience) -> Result<(), RawPutError> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        if len <= INLINE_MOST {
+            return self.put_record(&Record::Inline(parts, len), patience);
+        }
+        let mut loan = self.loan(len)?;
+        let mut rest = &mut *loan;
+        for part in parts {
+            let (here, behind) = rest.split_at_mut(part.len());
+            here.copy_from_slice(part);
+            rest = behind;
+        }
+        self.put_loan(loan, patience).map_err(|(error, _)| error)
+    }
+
+    /// Puts bytes together with the objects whose handles they contain; the objects live on while they are on their way.
+    ///
+    /// # Errors
+    ///
+    /// [`RawPutError`]; nothing was put then.
+    pub fn put_with(&self, bytes: &[u8], objects: &[Held], patience: Patience) -> Result<(), RawPutError> {
+        if objects.is_empty() {
+            return self.put(&[bytes], patience);
+        }
+        let mut loan = Loan::new(self.held.arena(), bytes.len(), objects)?;
+        loan.copy_from_slice(bytes);
+        self.put_loan(loan, patience).map_err(|(error, _)| error)
+    }
+
+    /// Puts bytes that were written in place; blocks while the queue is full.
+    ///
+    /// # Errors
+    ///
+    /// [`RawPutError`] and the loan back; nothing was put then.
+    pub fn put_loan(&self, loan: Loan, patience: Patience) -> Result<(), (RawPutError, Loan)> {
+        let record = Record::Block(loan.block(), loan.len());
+        match self.put_record(&record, patience) {
+            Ok(()) => {
+                loan.given_away();
+                Ok(())
+            }
+            Err(error) => Err((error, loan)),
+        }
+    }
+
+    fn put_record(&self, record: &Record<'_>, patience: Patience) -> Result<(), RawPutError> {
+        let core = self.core();
+        let payload = record.payload();
+        let most = core.state.byte_capacity.load(Ordering::Relaxed);
+        if most != 0 && payload > most {
+            return Err(RawPutError::TooLarge { bytes: payload, most });
+        }
+        loop {
+            core.lock_tail();
+            if let Some(closed) = core.closed() {
+                core.state.tail.lock.unlock();
+                return Err(RawPutError::Closed(closed));
+            }
+            if core.has_room(payload) {
+                let put = core.put_locked(record);
+                core.state.tail.lock.unlock();
+                return Ok(put?);
+            }
+            core.state.tail.lock.unlock();
+            core.state.not_full.wait_until(patience, || {
+                (core.has_room(payload) || core.closed().is_some()).then_some(())
+            })?;
+        }
+    }
+
+    /// Takes the first item; blocks while the queue is empty. A small payload is copied into `buffer`, a large one is
+    /// returned where it is.
+    ///
+    /// # Errors
+    ///
+    /// [`RawGetError`]; nothing was taken then.
+    #[inline]
+    pub fn get_into(&self, buffer: &mut Vec<u8>, patience: Patience) -> Result<Received, RawGetError> {
+        let core = self.core();
+        // The copy under the lock must not allocate.
+        buffer.clear();
+        buffer.reserve(INLINE_MOST);
+        loop {
+            if core.len() > 0 {
+                core.lock_head();
+                let got = core.get_locked(buffer);
+                core.state.head.lock.unlock();
+                match got {
+                    Some(None) => return Ok(Received::Inline),
+                    Some(Some((block, len))) => {
+                        return Ok(Received::Block(Message::new(self.held.arena(), block, len)));
+                    }
+                    None => {}
+                }
+            }
+            // Closed is looked at before the last look at the count: what was put before the closing is still taken.
+            let closed = core.closed();
+            if core.len() > 0 {
+                continue;
+            }
+            if let Some(closed) = closed {
+                return Err(RawGetError::Closed(closed));
+            }
+            core.state.not_empty.wait_until(patience, || {
+                (core.len() > 0 || core.closed().is_some()).then_some(())
+            })?;
+        }
+    }
+
+    /// Takes the first item as a message of its own; blocks while the queue is empty.
+    ///
+    /// # Errors
+    ///
+    /// [`RawGetError`]; nothing was taken then.
+    pub fn get(&self, patience: Patience) -> Result<Message, RawGetError> {
+        let mut buffer = Vec::new();
+        match self.get_into(&mut buffer, patience)? {
+            Received::Inline => Ok(Message::from_vec(buffer)),
+            Received::Block(message) => Ok(message),
+        }
+    }
+
+    /// Closes the queue: nothing more can be put, what is in it can still be taken. Wakes everybody who waits.
+    pub fn close(&self) {
+        self.core().close();
+    }
+
+    /// Returns whether and why the queue is closed.
+    #[must_use]
+    pub fn closed(&self) -> Option<Closed> {
+        self.core().closed()
+    }
+
+    /// Returns the number of items in the queue; a moment later it may be another.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.core().len()
+    }
+
+    /// Returns `true` if there is no item in the queue; a moment later there may be.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the payload bytes in the queue.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.core().bytes()
+    }
+
+    /// Returns the bounds it was made with.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        let state = self.core().state;
+        let some = |value: &AtomicU64| Some(value.load(Ordering::Relaxed)).filter(|value| *value != 0);
+        Bounds {
+            items: some(&state.capacity),
+            bytes: some(&state.byte_capacity),
+            joinable: state.joinable.load(Ordering::Relaxed) != 0,
+        }
+    }
+
+    /// Says that an item this process took is done. `false` if it has taken none that is not done.
+    #[must_use]
+    pub fn task_done(&self) -> bool {
+        let core = self.core();
+        core.lock_head();
+        let counted = core.count_taker(current_slot(), -1);
+        if counted {
+            core.state.done.fetch_add(1, Ordering::AcqRel);
+            core.state.all_done.notify_all();
+        }
+        core.state.head.lock.unlock();
+        counted
+    }
+
+    /// Blocks until every item put so far is done, or lost with the process that took it; returns how many were lost.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`] as `patience` says.
+    pub fn join(&self, patience: Patience) -> Result<u64, WaitError> {
+        let core = self.core();
+        core.state.all_done.wait_until(patience, || {
+            let done = core.state.done.load(Ordering::Acquire);
+            (done >= core.state.tail.items.load(Ordering::Acquire)).then(|| core.state.lost.load(Ordering::Acquire))
+        })
+    }
+
+    /// Returns the gate at which those wait who want to take, for waiting on several queues at once.
+    #[must_use]
+    pub fn readable(&self) -> &'static Gate<Shared> {
+        &self.held.view::<State>().not_empty
+    }
+
+    /// Returns the gate at which those wait who want to put.
+    #[must_use]
+    pub fn writable(&self) -> &'static Gate<Shared> {
+        &self.held.view::<State>().not_full
+    }
+
+    /// Returns `true` if a get would not wait: there is an item, or the queue is closed.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let core = self.core();
+        core.len() > 0 || core.closed().is_some()
+    }
+}
