@@ -1,21 +1,27 @@
 //! `cargo xtask check`: everything that can be said about the code without running it.
 
+use std::path::Path;
+
 use crate::sh::{Outcome, Sh};
 use crate::{rooms, terrace};
 
 /// Another machine the code must at least compile for.
 const OTHER_TARGET: &str = "aarch64-unknown-linux-gnu";
 
-/// Runs every check, the quick ones first, and lists at the end what failed and what could not run.
-pub(crate) fn check() -> Outcome {
-    let mut failed = Vec::new();
-    let mut skipped = Vec::new();
-    let mut note = |outcome: Outcome| failed.extend(outcome.err());
+/// Why a step could not be done here, which is not a failure of the code.
+type Skipped = Option<String>;
 
-    note(terrace::check());
-    note(rooms::check());
-    note(Sh::cargo(&["fmt", "--all", "--check"]).run());
-    note(
+/// A part of the check.
+type Step = fn() -> Outcome<Skipped>;
+
+/// The steps, the quick ones first.
+const STEPS: [(&str, Step); 6] = [
+    ("direction", || terrace::check().map(done)),
+    ("rooms", || rooms::check().map(done)),
+    ("format", || {
+        Sh::cargo(&["fmt", "--all", "--check"]).run().map(done)
+    }),
+    ("clippy", || {
         Sh::cargo(&[
             "clippy",
             "--workspace",
@@ -24,34 +30,66 @@ pub(crate) fn check() -> Outcome {
             "-D",
             "warnings",
         ])
-        .run(),
-    );
-    note(
+        .run()
+        .map(done)
+    }),
+    ("docs", || {
         Sh::cargo(&["doc", "--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings")
-            .run(),
-    );
-    match install(OTHER_TARGET) {
-        Ok(()) => note(Sh::cargo(&["check", "--workspace", "--target", OTHER_TARGET]).run()),
-        Err(reason) => skipped.push(format!("the {OTHER_TARGET} build: {reason}")),
-    }
+            .run()
+            .map(done)
+    }),
+    ("aarch64", other_target),
+];
 
+/// The names of the steps.
+pub(crate) fn steps() -> impl Iterator<Item = &'static str> {
+    STEPS.iter().map(|(name, _)| *name)
+}
+
+/// Runs every step, or some; lists at the end what failed and what could not be done.
+pub(crate) fn check(only: &[String]) -> Outcome {
+    let mut failed = Vec::new();
+    let mut skipped = Vec::new();
+    for (name, step) in STEPS {
+        if !only.is_empty() && !only.iter().any(|one| one == name) {
+            continue;
+        }
+        match step() {
+            Ok(None) => {}
+            Ok(Some(reason)) => skipped.push(format!("not checked: {name}: {reason}")),
+            Err(failure) => failed.push(format!("- {name}: {failure}")),
+        }
+    }
     println!();
-    for what in &skipped {
-        println!("not checked: {what}");
+    for line in &skipped {
+        println!("{line}");
     }
     if failed.is_empty() {
         println!("check: all good");
         return Ok(());
     }
-    Err(format!("check found:\n- {}", failed.join("\n- ")))
+    Err(format!("check found\n{}", failed.join("\n")))
+}
+
+fn done((): ()) -> Skipped {
+    None
+}
+
+fn other_target() -> Outcome<Skipped> {
+    match install(OTHER_TARGET) {
+        Ok(()) => Sh::cargo(&["check", "--workspace", "--target", OTHER_TARGET])
+            .run()
+            .map(done),
+        Err(reason) => Ok(Some(reason)),
+    }
 }
 
 /// Adds a target to the toolchain in use, unless it is there, or says why that cannot be.
 fn install(target: &str) -> Outcome {
     // The toolchain knows where the target's libraries would be; there need not be a rustup to ask.
     let libraries = Sh::new("rustc", &["--print", "target-libdir", "--target", target]).read()?;
-    if std::path::Path::new(libraries.trim()).is_dir() {
+    if Path::new(libraries.trim()).is_dir() {
         return Ok(());
     }
     if !Sh::new("rustup", &["--version"]).works() {
@@ -59,8 +97,9 @@ fn install(target: &str) -> Outcome {
             "its standard library is not installed, and there is no rustup to add it".to_owned(),
         );
     }
-    let add = Sh::new("rustup", &["target", "add", target]).read();
-    add.map(drop).map_err(|error| {
-        format!("its standard library is not installed, and {error} (is the network there?)")
-    })
+    Sh::new("rustup", &["target", "add", target])
+        .run()
+        .map_err(|error| {
+            format!("its standard library is not installed, and {error} (is the network there?)")
+        })
 }

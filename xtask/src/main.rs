@@ -47,7 +47,11 @@ enum Task {
         quick: bool,
     },
     /// Runs format, clippy, rustdoc, the aarch64 build, and the house's own rules (direction, unsafe rooms)
-    Check,
+    Check {
+        /// Only these steps
+        #[arg(value_parser = clap::builder::PossibleValuesParser::new(check::steps()))]
+        only: Vec<String>,
+    },
     /// Explores the protocols' interleavings with loom, then shuttle
     Model {
         /// Only models whose name contains this
@@ -71,7 +75,7 @@ fn main() -> ExitCode {
         Task::Demo { args } => test::demo(&args),
         Task::Test { package } => test::test(&package),
         Task::Bench { table, quick } => bench::bench(table.as_deref(), quick),
-        Task::Check => check::check(),
+        Task::Check { only } => check::check(&only),
         Task::Model { filter } => deep::model(filter.as_deref()),
         Task::Miri { package } => deep::miri(package.as_deref()),
         Task::Fuzz { seconds } => deep::fuzz(seconds),

@@ -45,7 +45,10 @@ pub(crate) fn check() -> Outcome {
     if complaints.is_empty() {
         return Ok(());
     }
-    Err(format!("rooms:\n    {}", complaints.join("\n    ")))
+    Err(format!(
+        "SAFETY.md and the sources differ\n    {}",
+        complaints.join("\n    ")
+    ))
 }
 
 fn find(crates: &Path) -> Outcome<Vec<Room>> {

@@ -56,7 +56,10 @@ pub(crate) fn check() -> Outcome {
         println!("  ok");
         return Ok(());
     }
-    Err(format!("direction:\n    {}", complaints.join("\n    ")))
+    Err(format!(
+        "edges and names that point the wrong way\n    {}",
+        complaints.join("\n    ")
+    ))
 }
 
 /// A package of the workspace.
