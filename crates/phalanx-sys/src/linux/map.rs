@@ -36,6 +36,15 @@ impl SharedFile {
         Ok(Self { fd })
     }
 
+    /// Gives the file another size; new bytes are zero.
+    ///
+    /// # Errors
+    ///
+    /// When `RLIMIT_FSIZE` is below `len`.
+    pub fn resize(&self, len: usize) -> io::Result<()> {
+        Ok(rustix::fs::ftruncate(&self.fd, len as u64)?)
+    }
+
     /// Takes over a descriptor that was inherited or received.
     #[must_use]
     pub fn from_fd(fd: OwnedFd) -> Self {
@@ -162,7 +171,7 @@ impl Mapping {
         // SAFETY: `base..base + len` is the mapping made above; the advice changes no content.
         let advised = unsafe { rustix::mm::madvise(base, len, Advice::LinuxDontDump) };
         // Without it a core file is only larger.
-        drop(advised);
+        let _: Result<(), Errno> = advised;
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap returned null"))?;
         Ok(Self { base, len })
     }
@@ -190,7 +199,7 @@ impl Mapping {
         let at = unsafe { self.base.as_ptr().add(offset) };
         // SAFETY: the pages belong to the mapping; populating changes no content.
         let done = unsafe { rustix::mm::madvise(at.cast(), len, Advice::LinuxPopulateWrite) };
-        drop(done);
+        let _: Result<(), Errno> = done;
     }
 }
 
