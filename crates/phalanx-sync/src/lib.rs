@@ -1,1 +1,4 @@
-//! (under construction)
+//! Locks and friends.
+#![warn(missing_docs)]
+mod gate;
+pub use gate::{Gate, Key};

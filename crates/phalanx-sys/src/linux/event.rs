@@ -67,6 +67,15 @@ impl Epoll {
         Ok(Self(epoll::create(epoll::CreateFlags::CLOEXEC)?))
     }
 
+    /// Returns another handle on the same set.
+    ///
+    /// # Errors
+    ///
+    /// When no descriptor is left.
+    pub fn share(&self) -> io::Result<Self> {
+        Ok(Self(self.0.try_clone()?))
+    }
+
     /// Watches a descriptor for input or hang-up.
     ///
     /// # Errors

@@ -93,3 +93,30 @@ pub fn recv_with_fds(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<(usize, 
         return Ok((count, fds));
     }
 }
+
+/// Lets reads and writes of a descriptor fail with `WouldBlock` instead of waiting.
+///
+/// # Errors
+///
+/// When the descriptor does not know the difference.
+pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+    Ok(rustix::io::ioctl_fionbio(fd, true)?)
+}
+
+/// Keeps a descriptor from the programs that this process starts.
+///
+/// # Errors
+///
+/// None that an open descriptor can cause.
+pub fn set_cloexec(fd: impl AsFd) -> io::Result<()> {
+    Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?)
+}
+
+/// Makes a descriptor this process's stderr.
+///
+/// # Errors
+///
+/// None that an open descriptor can cause.
+pub fn replace_stderr(fd: OwnedFd) -> io::Result<()> {
+    Ok(rustix::stdio::dup2_stderr(fd)?)
+}

@@ -1,0 +1,293 @@
+//! A child of this process: its descriptor, its end, and what to do when it comes.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use phalanx_shm::{ExitRecord, session_if_any};
+use phalanx_sys::clock::Deadline;
+use phalanx_sys::event::Epoll;
+use phalanx_sys::pidfd::{ExitStatus, PidFd, Polled};
+use phalanx_sys::tie::ParentEnd;
+use phalanx_sys::{ids, limits, signal};
+
+use crate::error::{Death, MemoryVerdict};
+use crate::reaper;
+use crate::start::{DIED, StartHandle};
+
+/// Bytes of a child's stderr that are kept.
+const TAIL: usize = 4096;
+
+/// What a child's handles and the reaper share.
+#[derive(Debug)]
+pub struct Child {
+    pub(crate) pid: u32,
+    pub(crate) slot: u16,
+    pub(crate) name: Mutex<String>,
+    pub(crate) daemon: AtomicBool,
+    /// The process that started it; a forked child that inherits the handle is another.
+    pub(crate) owner: u32,
+    pub(crate) pidfd: PidFd,
+    pub(crate) start: Option<StartHandle>,
+    pub(crate) task: String,
+    pub(crate) memory_limit: Option<u64>,
+    oom_kills_before: Option<u64>,
+    stderr: Mutex<Captured>,
+    /// Dropping it ends the child.
+    tie: Mutex<Option<ParentEnd>>,
+    end: Mutex<End>,
+}
+
+#[derive(Debug, Default)]
+struct Captured {
+    pipe: Option<File>,
+    tail: VecDeque<u8>,
+}
+
+type Then = Box<dyn FnOnce(ExitStatus) + Send>;
+
+#[derive(Default)]
+struct End {
+    status: Option<ExitStatus>,
+    wakers: Vec<Waker>,
+    then: Vec<Then>,
+}
+
+impl std::fmt::Debug for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.status.fmt(f)
+    }
+}
+
+/// What a new child is made of.
+pub(crate) struct Parts {
+    pub(crate) pid: u32,
+    pub(crate) slot: u16,
+    pub(crate) name: String,
+    pub(crate) daemon: bool,
+    pub(crate) start: Option<StartHandle>,
+    pub(crate) task: String,
+    pub(crate) memory_limit: Option<u64>,
+    pub(crate) stderr: Option<File>,
+    pub(crate) tie: Option<ParentEnd>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Child {
+    /// Takes charge of a process that was just started: watched from now on.
+    ///
+    /// # Errors
+    ///
+    /// When no descriptor is left; the process is killed then.
+    pub(crate) fn watch(parts: Parts) -> std::io::Result<Arc<Self>> {
+        let pidfd = match PidFd::open(parts.pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                // Not reaped by anybody else, so the id still means this child.
+                let _ = phalanx_sys::process::signal(parts.pid, signal::SIGKILL);
+                return Err(error);
+            }
+        };
+        let child = Arc::new(Self {
+            pid: parts.pid,
+            slot: parts.slot,
+            name: Mutex::new(parts.name),
+            daemon: AtomicBool::new(parts.daemon),
+            owner: ids::pid(),
+            pidfd,
+            start: parts.start,
+            task: parts.task,
+            // Only looked at when memory is limited: reading it costs more than starting a process.
+            oom_kills_before: parts.memory_limit.and_then(|_| limits::oom_kills()),
+            memory_limit: parts.memory_limit,
+            stderr: Mutex::new(Captured { pipe: parts.stderr, tail: VecDeque::new() }),
+            tie: Mutex::new(parts.tie),
+            end: Mutex::new(End::default()),
+        });
+        if let Some(arena) = session_if_any() {
+            arena.set_watched(child.slot);
+        }
+        reaper::add(&child)?;
+        Ok(child)
+    }
+
+    /// Returns `true` if the calling process started it.
+    pub(crate) fn is_mine(&self) -> bool {
+        self.owner == ids::pid()
+    }
+
+    /// Collects the child's end if it has come: sweeps what it held, then tells everybody who waits.
+    pub(crate) fn try_reap(self: &Arc<Self>) -> Option<ExitStatus> {
+        let mut end = lock(&self.end);
+        if end.status.is_some() || !self.is_mine() {
+            return end.status;
+        }
+        let status = match self.pidfd.wait_exit() {
+            Ok(status) => status?,
+            Err(_) => ExitStatus::Unknown,
+        };
+        self.drain_stderr(true);
+        // A grandchild may hold the other end open for ever; nobody would listen to it.
+        lock(&self.stderr).pipe = None;
+        self.sweep(status);
+        end.status = Some(status);
+        if let Some(start) = &self.start {
+            start.finish(DIED, None);
+        }
+        let wakers = std::mem::take(&mut end.wakers);
+        let then = std::mem::take(&mut end.then);
+        drop(end);
+        lock(&self.tie).take();
+        reaper::forget(self);
+        for then in then {
+            then(status);
+        }
+        wakers.into_iter().for_each(Waker::wake);
+        Some(status)
+    }
+
+    fn sweep(&self, status: ExitStatus) {
+        let Some(arena) = session_if_any() else { return };
+        arena.record_exit(
+            self.slot,
+            match status {
+                ExitStatus::Exited(code) => ExitRecord::Code(code),
+                ExitStatus::Signaled { signal, .. } => ExitRecord::Signal(signal),
+                ExitStatus::Unknown => ExitRecord::Unknown,
+            },
+        );
+        for orphan in arena.sweep(self.slot).orphans {
+            reaper::adopt(orphan);
+        }
+    }
+
+    /// Blocks until the child has ended and was swept; `None` when the deadline came first.
+    pub(crate) fn wait(self: &Arc<Self>, deadline: Option<Deadline>, interruptible: bool) -> Result<Option<ExitStatus>, ()> {
+        loop {
+            if let Some(status) = self.try_reap() {
+                return Ok(Some(status));
+            }
+            match self.pidfd.poll(deadline) {
+                Polled::TimedOut => return Ok(self.try_reap()),
+                Polled::Interrupted if interruptible => return Err(()),
+                Polled::Interrupted | Polled::Ready => {}
+            }
+        }
+    }
+
+    /// Returns the status if the child has ended.
+    pub(crate) fn status(self: &Arc<Self>) -> Option<ExitStatus> {
+        self.try_reap()
+    }
+
+    /// Wakes `waker` once the child has ended; at once if it has.
+    pub(crate) fn wake_at_end(self: &Arc<Self>, waker: &Waker) -> Option<ExitStatus> {
+        let mut end = lock(&self.end);
+        if end.status.is_none() && !end.wakers.iter().any(|known| known.will_wake(waker)) {
+            end.wakers.push(waker.clone());
+        }
+        end.status
+    }
+
+    /// Calls `then` once the child has ended and was swept, in whichever thread notices; at once if it has.
+    pub(crate) fn at_end(self: &Arc<Self>, then: Then) {
+        let mut end = lock(&self.end);
+        match end.status {
+            None => end.then.push(then),
+            Some(status) => {
+                drop(end);
+                then(status);
+            }
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: i32) -> std::io::Result<()> {
+        self.pidfd.signal(signal)
+    }
+
+    /// Asks the child to end, waits for `grace`, then ends it.
+    pub(crate) fn end_within(self: &Arc<Self>, grace: Duration) {
+        let _ = self.signal(signal::SIGTERM);
+        if let Ok(None) = self.wait(Some(Deadline::after(grace)), false) {
+            let _ = self.signal(signal::SIGKILL);
+            let _ = self.wait(None, false);
+        }
+    }
+
+    /// Lets the reaper hear of what the child writes to stderr, if that is captured.
+    pub(crate) fn register_stderr(&self, epoll: &Epoll, key: u64) -> std::io::Result<()> {
+        match &lock(&self.stderr).pipe {
+            Some(pipe) => epoll.add(pipe, key),
+            None => Ok(()),
+        }
+    }
+
+    /// Passes on what the child wrote to stderr, keeping the last of it. `false` when the pipe has ended.
+    pub(crate) fn drain_stderr(&self, until_empty: bool) -> bool {
+        let mut captured = lock(&self.stderr);
+        let Captured { pipe, tail } = &mut *captured;
+        let Some(file) = pipe else { return false };
+        let mut buffer = [0_u8; 8192];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => {
+                    *pipe = None;
+                    return false;
+                }
+                Ok(count) => {
+                    let bytes = &buffer[..count];
+                    // Nobody may read our stderr any more: that is no reason to stop.
+                    let _ = std::io::stderr().write_all(bytes);
+                    tail.extend(bytes);
+                    let surplus = tail.len().saturating_sub(TAIL);
+                    tail.drain(..surplus);
+                    if !until_empty {
+                        return true;
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                // The read end does not block.
+                Err(_) => return true,
+            }
+        }
+    }
+
+    pub(crate) fn name(&self) -> String {
+        lock(&self.name).clone()
+    }
+
+    pub(crate) fn set_name(&self, name: &str) {
+        name.clone_into(&mut lock(&self.name));
+    }
+
+    pub(crate) fn is_daemon(&self) -> bool {
+        self.daemon.load(Ordering::Relaxed)
+    }
+
+    /// Returns all that is known about the child's death.
+    pub(crate) fn death(&self, exit: ExitStatus) -> Death {
+        let stderr = {
+            let mut captured = lock(&self.stderr);
+            String::from_utf8_lossy(captured.tail.make_contiguous()).into_owned()
+        };
+        let failed = stderr.contains("memory allocation of") && stderr.contains("failed");
+        let aborted = matches!(exit, ExitStatus::Signaled { signal: signal::SIGABRT, .. });
+        let killed = matches!(exit, ExitStatus::Signaled { signal: signal::SIGKILL, .. });
+        let memory = match (self.memory_limit, aborted && failed) {
+            (Some(limit), true) => MemoryVerdict::OwnLimit(limit),
+            (None, true) => MemoryVerdict::AllocationFailed,
+            _ if killed && self.oom_kills_before.is_some() && limits::oom_kills() > self.oom_kills_before => {
+                MemoryVerdict::OomKiller
+            }
+            _ => MemoryVerdict::NoSign,
+        };
+        Death { name: self.name(), pid: self.pid, exit, task: self.task.clone(), stderr, memory }
+    }
+}
