@@ -54,7 +54,10 @@ impl<S: Scope> Gate<S> {
     /// Creates a gate that nobody waits at.
     #[must_use]
     pub fn new() -> Self {
-        Self { word: Word::new(0), scope: PhantomData }
+        Self {
+            word: Word::new(0),
+            scope: PhantomData,
+        }
     }
 
     /// Announces a waiter. Look at the condition again after this, then [`wait`](Self::wait) with the key.
@@ -63,7 +66,10 @@ impl<S: Scope> Gate<S> {
         loop {
             let key = now.wrapping_add(STEP) | SLEEPERS;
             // SeqCst: pairs with the fence in `notify`; either the notifier sees the bit or we see its condition.
-            match self.word.compare_exchange_weak(now, key, Ordering::SeqCst, Ordering::Relaxed) {
+            match self
+                .word
+                .compare_exchange_weak(now, key, Ordering::SeqCst, Ordering::Relaxed)
+            {
                 Ok(_) => {
                     fence(Ordering::SeqCst);
                     return Key(key);
@@ -103,7 +109,10 @@ impl<S: Scope> Gate<S> {
                 return;
             }
             let next = now.wrapping_add(STEP);
-            match self.word.compare_exchange_weak(now, next, Ordering::SeqCst, Ordering::Relaxed) {
+            match self
+                .word
+                .compare_exchange_weak(now, next, Ordering::SeqCst, Ordering::Relaxed)
+            {
                 Ok(_) => break next,
                 Err(seen) => now = seen,
             }
@@ -111,7 +120,12 @@ impl<S: Scope> Gate<S> {
         phalanx_prim::points::point("gate.waking");
         if self.word.wake(count, S::WAIT) < count {
             // Nobody sleeps any more. Whoever announced itself meanwhile changed the word.
-            let _ = self.word.compare_exchange(next, next & !SLEEPERS, Ordering::SeqCst, Ordering::Relaxed);
+            let _ = self.word.compare_exchange(
+                next,
+                next & !SLEEPERS,
+                Ordering::SeqCst,
+                Ordering::Relaxed,
+            );
         }
     }
 
@@ -134,11 +148,18 @@ impl<S: Scope> Gate<S> {
     /// # Errors
     ///
     /// [`WaitError`] as `patience` says.
-    pub fn wait_until<T>(&self, patience: Patience, mut ready: impl FnMut() -> Option<T>) -> Result<T, WaitError> {
+    pub fn wait_until<T>(
+        &self,
+        patience: Patience,
+        mut ready: impl FnMut() -> Option<T>,
+    ) -> Result<T, WaitError> {
         if let Some(answer) = ready() {
             return Ok(answer);
         }
-        if patience.deadline.is_some_and(phalanx_prim::Deadline::has_passed) {
+        if patience
+            .deadline
+            .is_some_and(phalanx_prim::Deadline::has_passed)
+        {
             return Err(WaitError::TimedOut);
         }
         if let Some(answer) = phalanx_prim::Spin::until(&mut ready) {

@@ -1,0 +1,102 @@
+//! Handles as serde values.
+//!
+//! A handle (a lock, a queue, a shared value) is written as one number, its name in the arena. The object must not vanish
+//! while the number is on its way, so whoever serializes collects the holds of all handles it met ([`collect`]) and lets
+//! them travel with the bytes. Read back, the number becomes a hold of the receiving process.
+
+use std::cell::RefCell;
+
+use phalanx_shm::{BlockRef, Held, Kind, session};
+use serde::{Deserialize, Deserializer, Serializer};
+
+thread_local! {
+    // One list per nested `collect`.
+    static COLLECTED: RefCell<Vec<Vec<Held>>> = const { RefCell::new(Vec::new()) };
+    // Binary formats drop the text of an error; this keeps it for the codec.
+    static LAST_ERROR: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs `serialize` and returns the holds of all handles that were serialized in it by this thread.
+pub fn collect<T>(serialize: impl FnOnce() -> T) -> (T, Vec<Held>) {
+    struct Level;
+    impl Drop for Level {
+        fn drop(&mut self) {
+            COLLECTED.with_borrow_mut(Vec::pop);
+        }
+    }
+    COLLECTED.with_borrow_mut(|levels| levels.push(Vec::new()));
+    let level = Level;
+    let value = serialize();
+    let holds = COLLECTED
+        .with_borrow_mut(|levels| levels.last_mut().map(std::mem::take))
+        .unwrap_or_default();
+    drop(level);
+    (value, holds)
+}
+
+/// Returns and forgets why the last handle of this thread could not be serialized or read back.
+#[must_use]
+pub fn take_last_error() -> Option<String> {
+    LAST_ERROR.take()
+}
+
+fn fail(text: String) -> String {
+    LAST_ERROR.set(Some(text.clone()));
+    text
+}
+
+/// Writes a handle.
+///
+/// # Errors
+///
+/// Outside of [`collect`]: a number in a file or a socket would name nothing.
+pub fn serialize<S: Serializer>(held: &Held, serializer: S) -> Result<S::Ok, S::Error> {
+    let inside = COLLECTED.with_borrow(|levels| !levels.is_empty());
+    if !inside {
+        return Err(serde::ser::Error::custom(fail(
+            "a phalanx handle can only be sent to a process of the same tree: as an argument or result of a task, or through a queue or pipe"
+                .to_owned(),
+        )));
+    }
+    let travelling = match held.arena().hold(held.block()) {
+        Ok(hold) => hold,
+        Err(error) => return Err(serde::ser::Error::custom(fail(error.to_string()))),
+    };
+    COLLECTED.with_borrow_mut(|levels| {
+        if let Some(level) = levels.last_mut() {
+            level.push(travelling);
+        }
+    });
+    serializer.serialize_u64(held.block().to_bits())
+}
+
+/// Reads a handle on an object of this kind.
+///
+/// # Errors
+///
+/// If the object is gone or of another kind.
+pub fn deserialize<'de, D: Deserializer<'de>>(
+    kind: Kind,
+    deserializer: D,
+) -> Result<Held, D::Error> {
+    let bits = u64::deserialize(deserializer)?;
+    hold(kind, bits).map_err(|text| serde::de::Error::custom(fail(text)))
+}
+
+fn hold(kind: Kind, bits: u64) -> Result<Held, String> {
+    let block =
+        BlockRef::from_bits(bits).ok_or_else(|| "a handle of 0 names nothing".to_owned())?;
+    let arena = session().map_err(|error| error.to_string())?;
+    let found = arena.kind_of(block);
+    if found != Some(kind) {
+        let wanted = crate::home::kind_name(kind);
+        return Err(match found {
+            Some(other) => format!(
+                "this handle names a {}, not a {wanted}",
+                crate::home::kind_name(other)
+            ),
+            None => phalanx_shm::StaleHandle.to_string(),
+        });
+    }
+    arena.hold(block).map_err(|error| error.to_string())
+}

@@ -1,0 +1,561 @@
+//! `Lock` and `RLock`.
+#![expect(unsafe_code, reason = "the markers of what may be placed in the arena")]
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use phalanx_prim::{Arc, AtomicU32, Ordering};
+use phalanx_shm::{
+    Acquired, Arena, BlockRef, Kind, KindOps, Local, Owner, Patience, RawLock, Shared, WaitError,
+    register_kind, session_if_any,
+};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::home::{CreateError, Home, Name, Object, placed};
+
+/// What a lock is made of.
+#[derive(Debug)]
+#[repr(C)]
+pub struct LockState<S> {
+    raw: RawLock<S>,
+    name: Name,
+}
+placed!(LockState<S>, Lock, S);
+
+/// What a recursive lock is made of.
+#[derive(Debug)]
+#[repr(C)]
+pub struct RLockState<S> {
+    raw: RawLock<S>,
+    /// How often the owner holds it beyond the first time; the owner's alone.
+    depth: AtomicU32,
+    name: Name,
+}
+placed!(RLockState<S>, RLock, S);
+
+pub(crate) fn install() {
+    let destroy = |_: &Arena, _: BlockRef| {};
+    register_kind(
+        Kind::Lock,
+        KindOps {
+            recover: |arena, block, dead, wake| {
+                recover::<LockState<Shared>>(arena, block, dead, wake, |lock| &lock.raw)
+            },
+            destroy,
+        },
+    );
+    register_kind(
+        Kind::RLock,
+        KindOps {
+            recover: |arena, block, dead, wake| {
+                recover::<RLockState<Shared>>(arena, block, dead, wake, |lock| &lock.raw)
+            },
+            destroy,
+        },
+    );
+}
+
+fn recover<T: phalanx_shm::Placed>(
+    arena: &Arena,
+    block: BlockRef,
+    dead: u16,
+    wake_all: bool,
+    raw: fn(&T) -> &RawLock<Shared>,
+) {
+    let Ok(lock) = arena.view::<T>(block) else {
+        return;
+    };
+    if !raw(lock).owner_died(dead) && wake_all {
+        raw(lock).wake_all();
+    }
+}
+
+/// The process that held a lock died; the guard inside has the lock. What the lock protects may be half-changed.
+///
+/// Told once, to the next owner: like a poisoned mutex, except that it heals.
+pub struct OwnerDied<G> {
+    guard: G,
+}
+
+impl<G> OwnerDied<G> {
+    /// Goes on with the lock, having repaired what it protects.
+    pub fn into_guard(self) -> G {
+        self.guard
+    }
+
+    pub(crate) fn new(guard: G) -> Self {
+        Self { guard }
+    }
+}
+
+impl<G> fmt::Debug for OwnerDied<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OwnerDied")
+    }
+}
+
+impl<G> fmt::Display for OwnerDied<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the process that held the lock died; repair what it protects, then go on with into_guard()")
+    }
+}
+
+impl<G> std::error::Error for OwnerDied<G> {}
+
+/// A lock was not had, or was had from a dead owner.
+pub enum LockError<G> {
+    /// Somebody holds it, until the deadline or (without one) now.
+    TimedOut {
+        /// Who, at that moment.
+        owner: Option<LockOwner>,
+    },
+    /// A signal handler ran in this thread.
+    Interrupted,
+    /// We have it; see [`OwnerDied`].
+    OwnerDied(OwnerDied<G>),
+}
+
+impl<G> fmt::Debug for LockError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<G> fmt::Display for LockError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut { owner: Some(owner) } => {
+                write!(f, "timed out: the lock is held by {owner}")
+            }
+            Self::TimedOut { owner: None } => f.write_str("timed out waiting for the lock"),
+            Self::Interrupted => f.write_str("interrupted by a signal while waiting for the lock"),
+            Self::OwnerDied(died) => died.fmt(f),
+        }
+    }
+}
+
+impl<G> std::error::Error for LockError<G> {}
+
+/// Who holds a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockOwner {
+    /// Process id; 0 if the process is gone.
+    pub pid: u32,
+    /// Number of the thread within its process, from 1, in the order in which threads first used a lock.
+    pub thread: u16,
+}
+
+impl fmt::Display for LockOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "thread {} of process {}", self.thread, self.pid)
+    }
+}
+
+fn owner_of(owner: Owner) -> LockOwner {
+    let pid = match (owner.slot, session_if_any()) {
+        (0, _) | (_, None) => phalanx_sys::ids::pid(),
+        (slot, Some(arena)) => arena.process(slot).pid,
+    };
+    LockOwner {
+        pid,
+        thread: owner.thread,
+    }
+}
+
+macro_rules! lock_api {
+    ($Lock:ident, $State:ident, $Guard:ident, $label:literal, $make:expr) => {
+        impl $Lock<Shared> {
+            /// Makes one that any process of the tree can use. It is a serde value: send it as an argument or through a
+            /// queue.
+            ///
+            /// # Errors
+            ///
+            /// [`CreateError`] when shared memory is short.
+            pub fn new() -> Result<Self, CreateError> {
+                Self::named("")
+            }
+
+            /// As [`new`](Self::new), with a name for reports (the first 31 bytes are kept).
+            ///
+            /// # Errors
+            ///
+            /// [`CreateError`] when shared memory is short.
+            pub fn named(name: &str) -> Result<Self, CreateError> {
+                let state: fn(&str) -> $State<Shared> = $make;
+                Ok(Self {
+                    state: Object::new(state(name))?,
+                })
+            }
+        }
+
+        impl $Lock<Local> {
+            /// Makes one for the threads of this process.
+            #[must_use]
+            pub fn local() -> Self {
+                Self::local_named("")
+            }
+
+            /// As [`local`](Self::local), with a name for reports (the first 31 bytes are kept).
+            #[must_use]
+            pub fn local_named(name: &str) -> Self {
+                let state: fn(&str) -> $State<Local> = $make;
+                Self {
+                    state: Arc::new(state(name)),
+                }
+            }
+        }
+
+        impl<S: Home> Clone for $Lock<S> {
+            /// Makes another handle on the same lock.
+            fn clone(&self) -> Self {
+                Self {
+                    state: self.state.clone(),
+                }
+            }
+        }
+
+        impl<S: Home> fmt::Debug for $Lock<S> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut debug = f.debug_struct($label);
+                if !self.name().is_empty() {
+                    debug.field("name", &self.name());
+                }
+                debug.field("owner", &self.owner()).finish()
+            }
+        }
+
+        impl Serialize for $Lock<Shared> {
+            fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+                self.state.serialize(serializer)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $Lock<Shared> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Object::deserialize(deserializer).map(|state| Self { state })
+            }
+        }
+
+        impl<S: Home> $Lock<S> {
+            /// Blocks until the lock is had.
+            ///
+            /// # Errors
+            ///
+            /// [`OwnerDied`] with the guard: we have the lock, the process that held it before died.
+            #[inline]
+            pub fn lock(&self) -> Result<$Guard<'_, S>, OwnerDied<$Guard<'_, S>>> {
+                match self.acquire(Patience::FOREVER) {
+                    Ok(Acquired::Clean) => Ok(self.guard()),
+                    Ok(Acquired::OwnerDied) => Err(OwnerDied::new(self.guard())),
+                    Err(_) => unreachable!("an endless wait ended"),
+                }
+            }
+
+            /// Blocks until the lock is had, for at most `timeout`.
+            ///
+            /// # Errors
+            ///
+            /// [`LockError`].
+            pub fn lock_timeout(
+                &self,
+                timeout: Duration,
+            ) -> Result<$Guard<'_, S>, LockError<$Guard<'_, S>>> {
+                self.guarded(self.acquire(Patience::timeout(timeout)))
+            }
+
+            /// Takes the lock if it is free now.
+            ///
+            /// # Errors
+            ///
+            /// [`LockError`]: `TimedOut` names who holds it.
+            #[inline]
+            pub fn try_lock(&self) -> Result<$Guard<'_, S>, LockError<$Guard<'_, S>>> {
+                self.guarded(self.try_acquire().ok_or(WaitError::TimedOut))
+            }
+
+            fn guarded(
+                &self,
+                acquired: Result<Acquired, WaitError>,
+            ) -> Result<$Guard<'_, S>, LockError<$Guard<'_, S>>> {
+                match acquired {
+                    Ok(Acquired::Clean) => Ok(self.guard()),
+                    Ok(Acquired::OwnerDied) => {
+                        Err(LockError::OwnerDied(OwnerDied::new(self.guard())))
+                    }
+                    Err(WaitError::TimedOut) => Err(LockError::TimedOut {
+                        owner: self.owner(),
+                    }),
+                    Err(WaitError::Interrupted) => Err(LockError::Interrupted),
+                }
+            }
+
+            #[inline]
+            fn guard(&self) -> $Guard<'_, S> {
+                $Guard {
+                    lock: self,
+                    thread: PhantomData,
+                }
+            }
+
+            /// Returns who holds the lock at this moment.
+            #[must_use]
+            pub fn owner(&self) -> Option<LockOwner> {
+                self.state.raw.owner().map(owner_of)
+            }
+
+            /// Returns `true` if somebody holds the lock at this moment.
+            #[must_use]
+            pub fn is_locked(&self) -> bool {
+                self.state.raw.is_locked()
+            }
+
+            /// Returns `true` if the calling thread holds the lock.
+            #[must_use]
+            pub fn is_mine(&self) -> bool {
+                self.state.raw.is_mine()
+            }
+
+            /// Returns the name, empty if it has none.
+            #[must_use]
+            pub fn name(&self) -> &str {
+                self.state.name.as_str()
+            }
+        }
+
+        /// Holds the lock until dropped. Stays in its thread.
+        #[must_use = "the lock is free again as soon as the guard is dropped"]
+        #[derive(Debug)]
+        pub struct $Guard<'a, S: Home = Shared> {
+            lock: &'a $Lock<S>,
+            // The owner in the word is a thread.
+            thread: PhantomData<*const ()>,
+        }
+
+        impl<'a, S: Home> $Guard<'a, S> {
+            /// Returns the lock it holds.
+            pub fn lock(&self) -> &'a $Lock<S> {
+                self.lock
+            }
+        }
+
+        impl<S: Home> Drop for $Guard<'_, S> {
+            #[inline]
+            fn drop(&mut self) {
+                self.lock.release_unchecked();
+            }
+        }
+    };
+}
+
+/// A mutual exclusion lock for the processes of the tree ([`Lock::new`]) or the threads of this one ([`Lock::local`]).
+///
+/// It knows its owner, survives the owner's death ([`OwnerDied`]) and costs one compare-exchange each way while nobody
+/// waits. Taking it twice in one thread blocks, as with Python's `Lock`; see [`RLock`].
+///
+/// *Fork*: the child has a handle of its own; a lock that a thread of the parent holds stays the parent's. *Ctrl-C*: a
+/// waiting call goes on waiting; its handler runs.
+///
+/// ```
+/// use phalanx_sync::Lock;
+///
+/// let lock = Lock::named("ledger")?;
+/// {
+///     let _guard = lock.lock().unwrap();
+///     assert!(lock.is_mine());
+///     assert!(lock.try_lock().is_err(), "held, even by us");
+/// }
+/// assert_eq!(lock.owner(), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Lock<S: Home = Shared> {
+    pub(crate) state: S::Ref<LockState<S>>,
+}
+
+lock_api!(Lock, LockState, LockGuard, "Lock", |name| LockState {
+    raw: RawLock::new(),
+    name: Name::new(name)
+});
+
+impl<S: Home> Lock<S> {
+    /// Takes the lock without a guard; [`release`](Self::release) frees it. For faces of other languages.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`] as `patience` says.
+    #[inline]
+    pub fn acquire(&self, patience: Patience) -> Result<Acquired, WaitError> {
+        self.state.raw.lock(patience)
+    }
+
+    /// Takes the lock without a guard if it is free now.
+    #[inline]
+    pub fn try_acquire(&self) -> Option<Acquired> {
+        self.state.raw.try_lock()
+    }
+
+    #[inline]
+    fn release_unchecked(&self) {
+        self.state.raw.unlock();
+    }
+
+    /// Frees the lock, whoever holds it; `false` if nobody does.
+    #[must_use = "false says that the lock was free"]
+    pub fn release(&self) -> bool {
+        let held = self.state.raw.is_locked();
+        if held {
+            self.state.raw.unlock();
+        }
+        held
+    }
+}
+
+/// A lock that its owner (a thread) can take again; it is free after as many releases.
+///
+/// ```
+/// use phalanx_sync::RLock;
+///
+/// let lock = RLock::new()?;
+/// let _outer = lock.lock().unwrap();
+/// let _inner = lock.lock().unwrap();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct RLock<S: Home = Shared> {
+    state: S::Ref<RLockState<S>>,
+}
+
+lock_api!(RLock, RLockState, RLockGuard, "RLock", |name| RLockState {
+    raw: RawLock::new(),
+    depth: AtomicU32::new(0),
+    name: Name::new(name)
+});
+
+impl<S: Home> RLock<S> {
+    /// Takes the lock without a guard, again if this thread has it; [`release`](Self::release) undoes it.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`] as `patience` says.
+    #[inline]
+    pub fn acquire(&self, patience: Patience) -> Result<Acquired, WaitError> {
+        if self.again() {
+            return Ok(Acquired::Clean);
+        }
+        self.state
+            .raw
+            .lock(patience)
+            .map(|acquired| self.first(acquired))
+    }
+
+    /// Takes the lock without a guard if it is free now or this thread's.
+    #[inline]
+    pub fn try_acquire(&self) -> Option<Acquired> {
+        if self.again() {
+            return Some(Acquired::Clean);
+        }
+        self.state
+            .raw
+            .try_lock()
+            .map(|acquired| self.first(acquired))
+    }
+
+    #[inline]
+    fn again(&self) -> bool {
+        let mine = self.state.raw.is_mine();
+        if mine {
+            let depth = self.state.depth.load(Ordering::Relaxed);
+            self.state.depth.store(depth + 1, Ordering::Relaxed);
+        }
+        mine
+    }
+
+    #[inline]
+    fn first(&self, acquired: Acquired) -> Acquired {
+        if acquired == Acquired::OwnerDied {
+            // The dead one's depth died with it.
+            self.state.depth.store(0, Ordering::Relaxed);
+        }
+        acquired
+    }
+
+    #[inline]
+    fn release_unchecked(&self) {
+        match self.state.depth.load(Ordering::Relaxed) {
+            0 => self.state.raw.unlock(),
+            depth => self.state.depth.store(depth - 1, Ordering::Relaxed),
+        }
+    }
+
+    /// Undoes one acquisition; `false` if the calling thread does not hold the lock.
+    #[must_use = "false says that the lock is not this thread's"]
+    pub fn release(&self) -> bool {
+        let mine = self.state.raw.is_mine();
+        if mine {
+            self.release_unchecked();
+        }
+        mine
+    }
+
+    /// Returns how often the calling thread holds the lock.
+    #[must_use]
+    pub fn depth(&self) -> u32 {
+        if self.is_mine() {
+            self.state.depth.load(Ordering::Relaxed) + 1
+        } else {
+            0
+        }
+    }
+
+    /// Frees the lock altogether and returns how often this thread held it, for a condition's wait.
+    #[must_use]
+    pub fn release_all(&self) -> u32 {
+        let depth = self.depth();
+        if depth > 0 {
+            self.state.depth.store(0, Ordering::Relaxed);
+            self.state.raw.unlock();
+        }
+        depth
+    }
+
+    /// Takes the lock as often as [`release_all`](Self::release_all) said.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`] as `patience` says.
+    pub fn acquire_all(&self, depth: u32, patience: Patience) -> Result<Acquired, WaitError> {
+        let acquired = self.acquire(patience)?;
+        self.state
+            .depth
+            .store(depth.saturating_sub(1), Ordering::Relaxed);
+        Ok(acquired)
+    }
+}
+
+/// Something a [`Condition`](crate::Condition) can let go while it waits.
+pub trait Releasable {
+    /// Frees it and returns what it takes to have it again.
+    fn let_go(&self) -> u32;
+    /// Has it again. Returns `true` if its owner died meanwhile.
+    fn have_again(&self, how: u32) -> bool;
+}
+
+impl<S: Home> Releasable for LockGuard<'_, S> {
+    fn let_go(&self) -> u32 {
+        self.lock.release_unchecked();
+        1
+    }
+
+    fn have_again(&self, _: u32) -> bool {
+        self.lock.state.raw.lock_forever() == Acquired::OwnerDied
+    }
+}
+
+impl<S: Home> Releasable for RLockGuard<'_, S> {
+    fn let_go(&self) -> u32 {
+        self.lock.release_all()
+    }
+
+    fn have_again(&self, how: u32) -> bool {
+        self.lock.acquire_all(how, Patience::FOREVER) == Ok(Acquired::OwnerDied)
+    }
+}
