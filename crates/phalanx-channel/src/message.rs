@@ -188,6 +188,11 @@ impl Message {
         Self { place: Place::Heap(bytes) }
     }
 
+    /// Frees a payload block that an object owned, and gives back the holds that travel in it. For teardowns.
+    pub fn discard(arena: &Arena, block: BlockRef) {
+        discard(arena, block);
+    }
+
     /// Returns the bytes as a vector; copies them if they are in the arena.
     #[must_use]
     pub fn into_vec(self) -> Vec<u8> {

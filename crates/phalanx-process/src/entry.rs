@@ -15,7 +15,7 @@ use phalanx_channel::codec::{self, CodecError};
 use phalanx_shm::{Arena, BlockRef};
 use phalanx_sys::{ids, limits, process, tie};
 
-use crate::panics;
+use phalanx_thread::panics;
 use crate::start::{PANIC, REFUSED, StartHandle, VALUE};
 use crate::task::{TaskError, TaskRef};
 use crate::{reaper, start, zygote};
@@ -33,7 +33,7 @@ static ENTERED: AtomicBool = AtomicBool::new(false);
 /// Returns `true` if this program can start itself as a worker.
 #[must_use]
 pub fn has_entered() -> bool {
-    ENTERED.load(Ordering::Relaxed)
+    ENTERED.load(Ordering::Relaxed) || crate::registry::has_test_entry()
 }
 
 /// What a new process is to be.

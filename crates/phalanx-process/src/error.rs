@@ -7,7 +7,7 @@ use phalanx_channel::codec::CodecError;
 use phalanx_shm::{AllocError, OpenError, WaitError};
 use phalanx_sys::pidfd::ExitStatus;
 
-use crate::panics::PanicReport;
+use phalanx_thread::panics::PanicReport;
 use crate::task::TaskError;
 
 /// A process could not be started. Nothing is left of the attempt.

@@ -5,7 +5,6 @@ mod child;
 mod entry;
 mod error;
 mod fork;
-mod panics;
 mod process;
 mod reaper;
 pub mod registry;
@@ -17,8 +16,20 @@ pub use child::Child;
 pub use entry::{PANICKED_CODE, REFUSED_CODE, enter, has_entered, leave_children, parent_pid};
 pub use error::{Death, MemoryVerdict, ProcessError, StartError};
 pub use fork::{Fork, ForkedChild, When, at_fork, fork};
-pub use panics::PanicReport;
+pub use phalanx_thread::panics::PanicReport;
 pub use phalanx_sys::pidfd::ExitStatus;
 pub use process::{ActiveChild, Builder, Process, StartMethod, active_children};
-pub use task::{TaskError, TaskFn, TaskRef};
+pub use task::{Task, TaskError, TaskFn, TaskRef, Trampoline};
 pub use zygote::Zygote;
+
+#[doc(hidden)]
+pub use inventory;
+
+/// What the macros' output names.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::registry::{Registered, type_id_of};
+    pub use crate::task::trampoline_of;
+    pub use crate::{enter, leave_children};
+    pub use inventory;
+}

@@ -140,7 +140,8 @@ impl Builder {
     pub fn spawn<F, A, M>(self, function: F, args: A) -> Result<Process<F::Output>, StartError>
     where
         F: TaskFn<A, M>,
-        A: Serialize,
+        A: Serialize + DeserializeOwned,
+        M: 'static,
         F::Output: DeserializeOwned,
     {
         let task = TaskRef::of(&function)?;
@@ -280,7 +281,8 @@ impl<R> Process<R> {
     pub fn spawn<F, A, M>(function: F, args: A) -> Result<Self, StartError>
     where
         F: TaskFn<A, M, Output = R>,
-        A: Serialize,
+        A: Serialize + DeserializeOwned,
+        M: 'static,
         R: DeserializeOwned,
     {
         Builder::default().spawn(function, args)

@@ -76,7 +76,7 @@ fn started() -> std::io::Result<MutexGuard<'static, Option<Reaper>>> {
 /// Starts the thread, so that children of plain forks are noticed too.
 pub(crate) fn ensure() {
     // Without a thread the next start of a process reports why.
-    let _ = started();
+    drop(started());
 }
 
 /// Watches a child from now on.

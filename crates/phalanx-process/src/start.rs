@@ -138,10 +138,6 @@ impl StartHandle {
         self.view().gate.wait_until(patience, || self.outcome())
     }
 
-    pub(crate) fn gate(&self) -> &'static Gate<Shared> {
-        &self.view().gate
-    }
-
     /// Takes the result out of the record.
     pub(crate) fn take_result(&self) -> Option<Message> {
         let block = BlockRef::from_bits(self.view().result.swap(0, Ordering::AcqRel))?;
