@@ -47,7 +47,8 @@ pub fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(),
         CodecError {
             verb: "serialize",
             type_name: std::any::type_name::<T>().to_owned(),
-            reason: error.to_string(),
+            // The format drops the text of an error; a handle's is kept aside.
+            reason: phalanx_sync::handle::take_last_error().unwrap_or_else(|| error.to_string()),
         }
     })
 }
@@ -66,6 +67,8 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     match postcard::take_from_bytes(bytes) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(failed(format!("{} bytes are left over", rest.len()))),
-        Err(error) => Err(failed(error.to_string())),
+        Err(error) => Err(failed(
+            phalanx_sync::handle::take_last_error().unwrap_or_else(|| error.to_string()),
+        )),
     }
 }

@@ -1,9 +1,41 @@
 //! Queues and pipes between any processes of the tree.
+//!
+//! | | for | items |
+//! |---|---|---|
+//! | [`Queue`] | many producers, many consumers | any serde values, handles among them |
+//! | [`SimpleQueue`] | the same, without bounds, time-outs and `task_done` | |
+//! | [`pipe`] | two ends that know when the other is gone | |
+//! | [`RawQueue`] | bytes, written and read in place | |
+//!
+//! The essay is `README.md` beside this crate; [`raw`](RawQueue) has the protocol.
 #![warn(missing_docs)]
 
 pub mod codec;
 mod message;
+mod pipe;
+mod queue;
 mod raw;
+mod reactor;
+mod select;
 
 pub use message::{Loan, Message};
-pub use raw::{Bounds, Closed, INLINE_MOST, RawGetError, RawPutError, RawQueue, Received, install};
+pub use phalanx_sync::CreateError;
+pub use pipe::{Connection, pipe};
+pub use queue::{
+    GetError, GetFuture, Items, JoinError, PutError, PutErrorKind, Queue, QueueBuilder,
+    SimpleQueue, TaskDoneError,
+};
+pub use raw::{Bounds, Closed, INLINE_MOST, RawGetError, RawPutError, RawQueue, Received};
+pub use reactor::Ready;
+pub use select::{Waitable, wait};
+
+/// Tells the sweep what to do with this crate's objects when a process dies. Called by whoever makes or receives one, and
+/// when a process joins a tree.
+pub fn install() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        phalanx_sync::install();
+        raw::install();
+        pipe::install();
+    });
+}

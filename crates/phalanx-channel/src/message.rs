@@ -19,7 +19,13 @@ const HEAD: usize = 16;
 const ALIGN: usize = 64;
 
 pub(crate) fn install() {
-    register_kind(Kind::Message, KindOps { recover: |_, _, _, _| {}, destroy: detach_all });
+    register_kind(
+        Kind::Message,
+        KindOps {
+            recover: |_, _, _, _| {},
+            destroy: detach_all,
+        },
+    );
 }
 
 fn payload_at(handles: usize) -> usize {
@@ -84,9 +90,10 @@ impl Loan {
     /// [`AllocError`] when memory is short.
     pub fn new(arena: &'static Arena, len: usize, objects: &[Held]) -> Result<Self, AllocError> {
         let at = payload_at(objects.len());
-        let total = at
-            .checked_add(len)
-            .ok_or(AllocError::Exhausted { requested: len, reserved: arena.region().len() })?;
+        let total = at.checked_add(len).ok_or(AllocError::Exhausted {
+            requested: len,
+            reserved: arena.region().len(),
+        })?;
         let block = arena.alloc(total, Kind::Bytes)?;
         set_word(arena, block, 0, objects.len() as u64);
         set_word(arena, block, 8, len as u64);
@@ -104,7 +111,12 @@ impl Loan {
             }
         }
         let at = arena.region().at(block.offset() + at, len);
-        Ok(Self { arena, block, at, len })
+        Ok(Self {
+            arena,
+            block,
+            at,
+            len,
+        })
     }
 
     pub(crate) fn block(&self) -> BlockRef {
@@ -156,7 +168,12 @@ impl Drop for Loan {
 #[derive(Debug)]
 enum Place {
     Heap(Vec<u8>),
-    Block { arena: &'static Arena, block: BlockRef, at: NonNull<u8>, len: usize },
+    Block {
+        arena: &'static Arena,
+        block: BlockRef,
+        at: NonNull<u8>,
+        len: usize,
+    },
 }
 
 /// A received payload: bytes of this process, on the heap or in place in the arena. Dropping it frees them.
@@ -172,10 +189,19 @@ unsafe impl Sync for Message {}
 
 impl Message {
     pub(crate) fn new(arena: &'static Arena, block: BlockRef, len: usize) -> Self {
-        let room = arena.capacity_of(block).saturating_sub(payload_at(handles_of(arena, block)));
+        let room = arena
+            .capacity_of(block)
+            .saturating_sub(payload_at(handles_of(arena, block)));
         let len = len.min(room);
         let at = payload(arena, block, len);
-        Self { place: Place::Block { arena, block, at, len } }
+        Self {
+            place: Place::Block {
+                arena,
+                block,
+                at,
+                len,
+            },
+        }
     }
 
     /// Takes over a payload block that was given away by [`Loan::into_block`]; the caller's process holds it.
@@ -185,7 +211,9 @@ impl Message {
     }
 
     pub(crate) fn from_vec(bytes: Vec<u8>) -> Self {
-        Self { place: Place::Heap(bytes) }
+        Self {
+            place: Place::Heap(bytes),
+        }
     }
 
     /// Frees a payload block that an object owned, and gives back the holds that travel in it. For teardowns.
@@ -221,7 +249,9 @@ impl Deref for Message {
         match &self.place {
             Place::Heap(bytes) => bytes,
             // SAFETY: the block belongs to this value, and `len` was cut to its size.
-            Place::Block { at, len, .. } => unsafe { std::slice::from_raw_parts(at.as_ptr(), *len) },
+            Place::Block { at, len, .. } => unsafe {
+                std::slice::from_raw_parts(at.as_ptr(), *len)
+            },
         }
     }
 }
@@ -231,7 +261,9 @@ impl DerefMut for Message {
         match &mut self.place {
             Place::Heap(bytes) => bytes,
             // SAFETY: as above, and borrowed mutably.
-            Place::Block { at, len, .. } => unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), *len) },
+            Place::Block { at, len, .. } => unsafe {
+                std::slice::from_raw_parts_mut(at.as_ptr(), *len)
+            },
         }
     }
 }

@@ -33,8 +33,8 @@
 
 use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Padded, points};
 use phalanx_shm::{
-    Acquired, AllocError, Arena, BlockRef, ExitRecord, Held, Kind, KindOps, Patience, Placed, RawLock, Shared, TRANSIT,
-    WaitError, current_slot, register_kind, sweeping,
+    Acquired, AllocError, Arena, BlockRef, ExitRecord, Held, Kind, KindOps, Patience, Placed,
+    RawLock, Shared, TRANSIT, WaitError, current_slot, register_kind, sweeping,
 };
 use phalanx_sync::Gate;
 
@@ -159,10 +159,20 @@ impl std::fmt::Display for Closed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Closed => f.write_str("the other side closed it"),
-            Self::PeerDied { pid, exit: Some(ExitRecord::Signal(signal)) } => {
-                write!(f, "process {pid} on the other side was killed by {}", phalanx_sys::signal::name(*signal))
+            Self::PeerDied {
+                pid,
+                exit: Some(ExitRecord::Signal(signal)),
+            } => {
+                write!(
+                    f,
+                    "process {pid} on the other side was killed by {}",
+                    phalanx_sys::signal::name(*signal)
+                )
             }
-            Self::PeerDied { pid, exit: Some(ExitRecord::Code(code)) } => {
+            Self::PeerDied {
+                pid,
+                exit: Some(ExitRecord::Code(code)),
+            } => {
                 write!(f, "process {pid} on the other side exited with code {code}")
             }
             Self::PeerDied { pid, .. } => write!(f, "process {pid} on the other side died"),
@@ -250,14 +260,16 @@ pub struct RawQueue {
     held: Held,
 }
 
-/// Registers what the sweep does with queues. Called by whoever makes or receives one.
-pub fn install() {
+/// Registers what the sweep does with queues.
+pub(crate) fn install() {
     register_kind(Kind::Queue, KindOps { recover, destroy });
     message::install();
 }
 
 fn recover(arena: &Arena, block: BlockRef, dead: u16, wake_all: bool) {
-    let Ok(state) = arena.view::<State>(block) else { return };
+    let Ok(state) = arena.view::<State>(block) else {
+        return;
+    };
     let queue = Core { arena, state };
     if state.tail.lock.is_held_by(dead) {
         queue.lock_tail();
@@ -285,7 +297,9 @@ fn destroy(arena: &Arena, block: BlockRef) {
     // Nobody holds the queue: no lock is needed, and doing it twice finds less to do the second time.
     let mut next = BlockRef::from_bits(state.head.segment.load(Ordering::Acquire));
     while let Some(segment) = next {
-        let Ok(ring) = arena.view::<Segment>(segment) else { break };
+        let Ok(ring) = arena.view::<Segment>(segment) else {
+            break;
+        };
         loop {
             let at = ring.head.load(Ordering::Relaxed);
             if at == ring.tail.load(Ordering::Acquire) {
@@ -298,7 +312,10 @@ fn destroy(arena: &Arena, block: BlockRef) {
             ring.head.store(end, Ordering::Release);
         }
         next = BlockRef::from_bits(ring.next.load(Ordering::Acquire));
-        state.head.segment.store(next.map_or(0, BlockRef::to_bits), Ordering::Release);
+        state
+            .head
+            .segment
+            .store(next.map_or(0, BlockRef::to_bits), Ordering::Release);
         arena.free(segment);
     }
 }
@@ -385,9 +402,12 @@ impl Core<'_> {
         let dead = side.noted.load(Ordering::Acquire) as u16;
         if dead != 0 {
             let (_, ring) = self.segment(&side.segment);
-            let committed = ring.tail.load(Ordering::Relaxed) == side.note_position.load(Ordering::Relaxed);
+            let committed =
+                ring.tail.load(Ordering::Relaxed) == side.note_position.load(Ordering::Relaxed);
             self.settle(side, committed);
-            if committed && let Some(block) = BlockRef::from_bits(side.note_block.load(Ordering::Relaxed)) {
+            if committed
+                && let Some(block) = BlockRef::from_bits(side.note_block.load(Ordering::Relaxed))
+            {
                 self.arena.rehold(block, dead, TRANSIT);
             }
             side.noted.store(0, Ordering::Release);
@@ -416,9 +436,12 @@ impl Core<'_> {
         let dead = side.noted.load(Ordering::Acquire) as u16;
         if dead != 0 {
             let (_, ring) = self.segment(&side.segment);
-            let committed = ring.head.load(Ordering::Relaxed) == side.note_position.load(Ordering::Relaxed);
+            let committed =
+                ring.head.load(Ordering::Relaxed) == side.note_position.load(Ordering::Relaxed);
             self.settle(side, committed);
-            if !committed && let Some(block) = BlockRef::from_bits(side.note_block.load(Ordering::Relaxed)) {
+            if !committed
+                && let Some(block) = BlockRef::from_bits(side.note_block.load(Ordering::Relaxed))
+            {
                 self.arena.rehold(block, dead, TRANSIT);
             }
             side.noted.store(0, Ordering::Release);
@@ -440,36 +463,55 @@ impl Core<'_> {
         let bytes = side.note_bytes.load(Ordering::Relaxed);
         let len = side.note_len.load(Ordering::Relaxed);
         side.items.store(items.wrapping_add(by), Ordering::Release);
-        side.bytes.store(bytes.wrapping_add(by * len), Ordering::Release);
+        side.bytes
+            .store(bytes.wrapping_add(by * len), Ordering::Release);
     }
 
     /// Notes a change before its commit.
     fn note(&self, side: &Side, position: u64, block: Option<BlockRef>, len: u64) {
         side.note_position.store(position, Ordering::Relaxed);
-        side.note_block.store(block.map_or(0, BlockRef::to_bits), Ordering::Relaxed);
-        side.note_items.store(side.items.load(Ordering::Relaxed), Ordering::Relaxed);
-        side.note_bytes.store(side.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+        side.note_block
+            .store(block.map_or(0, BlockRef::to_bits), Ordering::Relaxed);
+        side.note_items
+            .store(side.items.load(Ordering::Relaxed), Ordering::Relaxed);
+        side.note_bytes
+            .store(side.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
         side.note_len.store(len, Ordering::Relaxed);
         // Release: the note is whole before it counts.
-        side.noted.store(u32::from(current_slot()), Ordering::Release);
+        side.noted
+            .store(u32::from(current_slot()), Ordering::Release);
     }
 
     fn counted(&self, side: &Side, len: u64) {
-        side.bytes.store(side.bytes.load(Ordering::Relaxed).wrapping_add(len), Ordering::Relaxed);
+        side.bytes.store(
+            side.bytes.load(Ordering::Relaxed).wrapping_add(len),
+            Ordering::Relaxed,
+        );
         // Release: pairs with the Acquire of those who compare the counts without a lock.
-        side.items.store(side.items.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        side.items.store(
+            side.items.load(Ordering::Relaxed).wrapping_add(1),
+            Ordering::Release,
+        );
         side.noted.store(0, Ordering::Release);
     }
 
     fn len(&self) -> u64 {
         // Taken first: it never passes put.
         let taken = self.state.head.items.load(Ordering::Acquire);
-        self.state.tail.items.load(Ordering::Acquire).saturating_sub(taken)
+        self.state
+            .tail
+            .items
+            .load(Ordering::Acquire)
+            .saturating_sub(taken)
     }
 
     fn bytes(&self) -> u64 {
         let taken = self.state.head.bytes.load(Ordering::Acquire);
-        self.state.tail.bytes.load(Ordering::Acquire).saturating_sub(taken)
+        self.state
+            .tail
+            .bytes
+            .load(Ordering::Acquire)
+            .saturating_sub(taken)
     }
 
     fn has_room(&self, payload: u64) -> bool {
@@ -489,7 +531,10 @@ impl Core<'_> {
                     2 => Some(ExitRecord::Signal(value)),
                     _ => None,
                 };
-                Some(Closed::PeerDied { pid: closer as u32, exit })
+                Some(Closed::PeerDied {
+                    pid: closer as u32,
+                    exit,
+                })
             }
             _ => Some(Closed::Closed),
         }
@@ -505,9 +550,14 @@ impl Core<'_> {
             kind << 48 | value << 32 | u64::from(pid)
         });
         if self.state.closed.load(Ordering::Acquire) == 0 {
-            self.state.closer.store(died.unwrap_or(0), Ordering::Relaxed);
+            self.state
+                .closer
+                .store(died.unwrap_or(0), Ordering::Relaxed);
             let how = if died.is_some() { 2 } else { 1 };
-            let _ = self.state.closed.compare_exchange(0, how, Ordering::AcqRel, Ordering::Relaxed);
+            let _ = self
+                .state
+                .closed
+                .compare_exchange(0, how, Ordering::AcqRel, Ordering::Relaxed);
         }
         let state = self.state;
         let _owed = [&state.not_empty.0, &state.not_full.0, &state.all_done]
@@ -576,7 +626,8 @@ impl Core<'_> {
     #[cold]
     fn grow(&self, _full: BlockRef, ring: &Segment) -> Result<(BlockRef, &Segment), AllocError> {
         let side = &self.state.tail;
-        let size = (ring.size.load(Ordering::Relaxed) as usize * 16).clamp(FIRST_RING, LARGEST_RING);
+        let size =
+            (ring.size.load(Ordering::Relaxed) as usize * 16).clamp(FIRST_RING, LARGEST_RING);
         let fresh = new_segment(self.arena, size)?;
         side.note_segment.store(fresh.to_bits(), Ordering::Release);
         points::point("queue.grow.noted");
@@ -602,7 +653,10 @@ impl Core<'_> {
             return (Found::Block { block, len }, at + 16);
         }
         let len = len.min(INLINE_MOST);
-        (Found::Inline { at: at + 8, len }, at + 8 + len.next_multiple_of(8) as u64)
+        (
+            Found::Inline { at: at + 8, len },
+            at + 8 + len.next_multiple_of(8) as u64,
+        )
     }
 
     /// Takes the first record if there is one. The head lock is held.
@@ -646,9 +700,16 @@ impl Core<'_> {
             ring.head.store(end, Ordering::Release);
             points::point("queue.get.committed");
             self.counted(side, len);
-            if self.state.capacity.load(Ordering::Relaxed) | self.state.byte_capacity.load(Ordering::Relaxed) != 0 {
+            if self.state.capacity.load(Ordering::Relaxed)
+                | self.state.byte_capacity.load(Ordering::Relaxed)
+                != 0
+            {
                 // By bytes one large item may make room for several small ones.
-                let count = if self.state.byte_capacity.load(Ordering::Relaxed) == 0 { 1 } else { u32::MAX };
+                let count = if self.state.byte_capacity.load(Ordering::Relaxed) == 0 {
+                    1
+                } else {
+                    u32::MAX
+                };
                 self.state.not_full.notify(count);
             }
             points::point("queue.get.notified");
@@ -673,15 +734,24 @@ impl Core<'_> {
         let find = |what: u64| {
             self.state.takers.iter().find(|taker| {
                 let now = taker.load(Ordering::Relaxed);
-                if what == 0 { now == 0 } else { now >> 32 == what >> 32 && now != 0 }
+                if what == 0 {
+                    now == 0
+                } else {
+                    now >> 32 == what >> 32 && now != 0
+                }
             })
         };
-        let Some(taker) = find(wanted).or_else(|| find(0)) else { return false };
+        let Some(taker) = find(wanted).or_else(|| find(0)) else {
+            return false;
+        };
         let count = (taker.load(Ordering::Relaxed) & 0xffff_ffff) as i64 + by;
         if count < 0 {
             return false;
         }
-        taker.store(if count == 0 { 0 } else { wanted | count as u64 }, Ordering::Relaxed);
+        taker.store(
+            if count == 0 { 0 } else { wanted | count as u64 },
+            Ordering::Relaxed,
+        );
         true
     }
 
@@ -691,8 +761,12 @@ impl Core<'_> {
             let now = taker.load(Ordering::Relaxed);
             if now != 0 && now >> 32 == u64::from(dead) {
                 taker.store(0, Ordering::Relaxed);
-                self.state.done.fetch_add(now & 0xffff_ffff, Ordering::AcqRel);
-                self.state.lost.fetch_add(now & 0xffff_ffff, Ordering::AcqRel);
+                self.state
+                    .done
+                    .fetch_add(now & 0xffff_ffff, Ordering::AcqRel);
+                self.state
+                    .lost
+                    .fetch_add(now & 0xffff_ffff, Ordering::AcqRel);
             }
         }
         self.state.all_done.notify_all();
@@ -707,7 +781,7 @@ impl RawQueue {
     ///
     /// [`AllocError`] when memory is short or the arena cannot be made.
     pub fn new(arena: &'static Arena, bounds: Bounds) -> Result<Self, AllocError> {
-        install();
+        crate::install();
         let segment = new_segment(arena, FIRST_RING)?;
         let state = State {
             tail: Padded(Side::new(segment)),
@@ -740,7 +814,7 @@ impl RawQueue {
     /// Makes a handle of a hold on a queue.
     #[must_use]
     pub fn from_held(held: Held) -> Self {
-        install();
+        crate::install();
         Self { held }
     }
 
@@ -751,7 +825,10 @@ impl RawQueue {
     }
 
     fn core(&self) -> Core<'_> {
-        Core { arena: self.held.arena(), state: self.held.view::<State>() }
+        Core {
+            arena: self.held.arena(),
+            state: self.held.view::<State>(),
+        }
     }
 
     /// Makes room for `len` bytes to be written in place and then put without a copy.
@@ -789,7 +866,12 @@ impl RawQueue {
     /// # Errors
     ///
     /// [`RawPutError`]; nothing was put then.
-    pub fn put_with(&self, bytes: &[u8], objects: &[Held], patience: Patience) -> Result<(), RawPutError> {
+    pub fn put_with(
+        &self,
+        bytes: &[u8],
+        objects: &[Held],
+        patience: Patience,
+    ) -> Result<(), RawPutError> {
         if objects.is_empty() {
             return self.put(&[bytes], patience);
         }
@@ -819,7 +901,10 @@ impl RawQueue {
         let payload = record.payload();
         let most = core.state.byte_capacity.load(Ordering::Relaxed);
         if most != 0 && payload > most {
-            return Err(RawPutError::TooLarge { bytes: payload, most });
+            return Err(RawPutError::TooLarge {
+                bytes: payload,
+                most,
+            });
         }
         loop {
             core.lock_tail();
@@ -846,7 +931,11 @@ impl RawQueue {
     ///
     /// [`RawGetError`]; nothing was taken then.
     #[inline]
-    pub fn get_into(&self, buffer: &mut Vec<u8>, patience: Patience) -> Result<Received, RawGetError> {
+    pub fn get_into(
+        &self,
+        buffer: &mut Vec<u8>,
+        patience: Patience,
+    ) -> Result<Received, RawGetError> {
         let core = self.core();
         // The copy under the lock must not allocate.
         buffer.clear();
@@ -891,6 +980,13 @@ impl RawQueue {
         }
     }
 
+    /// Closes the queue in this block, for teardowns of objects that refer to one.
+    pub(crate) fn close_block(arena: &Arena, block: BlockRef) {
+        if let Ok(state) = arena.view::<State>(block) {
+            Core { arena, state }.close();
+        }
+    }
+
     /// Closes the queue: nothing more can be put, what is in it can still be taken. Wakes everybody who waits.
     pub fn close(&self) {
         self.core().close();
@@ -924,7 +1020,8 @@ impl RawQueue {
     #[must_use]
     pub fn bounds(&self) -> Bounds {
         let state = self.core().state;
-        let some = |value: &AtomicU64| Some(value.load(Ordering::Relaxed)).filter(|value| *value != 0);
+        let some =
+            |value: &AtomicU64| Some(value.load(Ordering::Relaxed)).filter(|value| *value != 0);
         Bounds {
             items: some(&state.capacity),
             bytes: some(&state.byte_capacity),
@@ -955,7 +1052,8 @@ impl RawQueue {
         let core = self.core();
         core.state.all_done.wait_until(patience, || {
             let done = core.state.done.load(Ordering::Acquire);
-            (done >= core.state.tail.items.load(Ordering::Acquire)).then(|| core.state.lost.load(Ordering::Acquire))
+            (done >= core.state.tail.items.load(Ordering::Acquire))
+                .then(|| core.state.lost.load(Ordering::Acquire))
         })
     }
 

@@ -1,6 +1,6 @@
 //! The queue of bytes, by threads of one process.
 
-use phalanx_channel::{Bounds, RawQueue, RawGetError};
+use phalanx_channel::{Bounds, RawGetError, RawQueue};
 use phalanx_shm::{Patience, session};
 use std::time::Duration;
 
@@ -25,7 +25,14 @@ fn items_come_out_in_order_small_and_large() {
 #[test]
 fn many_producers_and_consumers_lose_and_double_nothing() {
     let before = session().unwrap().usage().blocks;
-    let queue = RawQueue::new(session().unwrap(), Bounds { items: Some(16), ..Bounds::default() }).unwrap();
+    let queue = RawQueue::new(
+        session().unwrap(),
+        Bounds {
+            items: Some(16),
+            ..Bounds::default()
+        },
+    )
+    .unwrap();
     let (producers, each) = (3_u64, 20_000_u64);
     let mut sums = Vec::new();
     std::thread::scope(|scope| {
@@ -34,7 +41,9 @@ fn many_producers_and_consumers_lose_and_double_nothing() {
             scope.spawn(move || {
                 for i in 0..each {
                     let number = p * each + i;
-                    queue.put(&[&number.to_le_bytes()], Patience::FOREVER).unwrap();
+                    queue
+                        .put(&[&number.to_le_bytes()], Patience::FOREVER)
+                        .unwrap();
                 }
             });
         }
@@ -58,5 +67,8 @@ fn many_producers_and_consumers_lose_and_double_nothing() {
     sums.sort_unstable();
     assert_eq!(sums, (0..producers * each).collect::<Vec<_>>());
     drop(queue);
-    assert!(session().unwrap().usage().blocks <= before + 1, "only the hold table may stay");
+    assert!(
+        session().unwrap().usage().blocks <= before + 1,
+        "only the hold table may stay"
+    );
 }

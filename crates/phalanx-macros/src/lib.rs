@@ -21,7 +21,9 @@ fn home(attribute: TokenStream) -> syn::Result<Path> {
 }
 
 fn error(tokens: &impl quote::ToTokens, message: &str) -> TokenStream {
-    syn::Error::new_spanned(tokens, message).to_compile_error().into()
+    syn::Error::new_spanned(tokens, message)
+        .to_compile_error()
+        .into()
 }
 
 /// Registers a function under its path, so that workers of any executable that links it can be told to call it.
@@ -37,19 +39,38 @@ pub fn task(attribute: TokenStream, item: TokenStream) -> TokenStream {
     let function = parse_macro_input!(item as ItemFn);
     let signature = &function.sig;
     if !signature.generics.params.is_empty() {
-        return error(&signature.generics, "a task cannot be generic: it has one name and one code; write a function per type");
+        return error(
+            &signature.generics,
+            "a task cannot be generic: it has one name and one code; write a function per type",
+        );
     }
     if let Some(token) = &signature.asyncness {
-        return error(token, "a task cannot be async: a worker runs it to its end; block on the future inside");
+        return error(
+            token,
+            "a task cannot be async: a worker runs it to its end; block on the future inside",
+        );
     }
     if let Some(token) = &signature.unsafety {
-        return error(token, "a task cannot be unsafe: nobody at the other end keeps the promise");
+        return error(
+            token,
+            "a task cannot be unsafe: nobody at the other end keeps the promise",
+        );
     }
-    if let Some(receiver) = signature.inputs.iter().find(|input| matches!(input, FnArg::Receiver(_))) {
-        return error(receiver, "a task cannot be a method; pass the value as an argument");
+    if let Some(receiver) = signature
+        .inputs
+        .iter()
+        .find(|input| matches!(input, FnArg::Receiver(_)))
+    {
+        return error(
+            receiver,
+            "a task cannot be a method; pass the value as an argument",
+        );
     }
     if signature.inputs.len() > 8 {
-        return error(&signature.inputs, "a task takes up to eight parameters; put them into a struct");
+        return error(
+            &signature.inputs,
+            "a task takes up to eight parameters; put them into a struct",
+        );
     }
     let name = &signature.ident;
     let text = name.to_string();
@@ -79,7 +100,10 @@ pub fn main(attribute: TokenStream, item: TokenStream) -> TokenStream {
     };
     let mut function = parse_macro_input!(item as ItemFn);
     if function.sig.ident != "main" {
-        return error(&function.sig.ident, "#[phalanx::main] goes on the program's `main`");
+        return error(
+            &function.sig.ident,
+            "#[phalanx::main] goes on the program's `main`",
+        );
     }
     if let Some(token) = &function.sig.asyncness {
         return error(

@@ -22,7 +22,11 @@ impl Word {
     /// Creates a word with this value.
     #[must_use]
     pub fn new(value: u32) -> Self {
-        Self { value: AtomicU32::new(value), queue: Mutex::new((0, 0)), bell: Condvar::new() }
+        Self {
+            value: AtomicU32::new(value),
+            queue: Mutex::new((0, 0)),
+            bell: Condvar::new(),
+        }
     }
 
     /// Blocks while the word holds `expected`. Time does not pass in a model: a deadline that can expire expires at once.

@@ -22,7 +22,9 @@ mod armed {
 
     #[cold]
     fn passed(name: &str) {
-        let Ok(mut target) = TARGET.lock() else { return };
+        let Ok(mut target) = TARGET.lock() else {
+            return;
+        };
         if let Some((wanted, left)) = target.as_mut()
             && wanted == name
         {

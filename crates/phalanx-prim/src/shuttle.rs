@@ -1,13 +1,13 @@
 //! Shuttle's atomics, and a wait made of its mutex and condition variable.
 
-pub use std::cell::UnsafeCell;
 pub use shuttle::sync::Arc;
 pub use shuttle::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 pub use shuttle::{hint, thread};
+pub use std::cell::UnsafeCell;
 
-use shuttle::sync::{Condvar, Mutex};
 use phalanx_sys::clock::Deadline;
 use phalanx_sys::wait::{Scope, Waited};
+use shuttle::sync::{Condvar, Mutex};
 
 /// An atomic word one can wait on; sleepers are counted so that a wake can say how many it woke.
 #[derive(Debug)]
@@ -22,7 +22,11 @@ impl Word {
     /// Creates a word with this value.
     #[must_use]
     pub fn new(value: u32) -> Self {
-        Self { value: AtomicU32::new(value), queue: Mutex::new((0, 0)), bell: Condvar::new() }
+        Self {
+            value: AtomicU32::new(value),
+            queue: Mutex::new((0, 0)),
+            bell: Condvar::new(),
+        }
     }
 
     /// Blocks while the word holds `expected`. Time does not pass in a model: a deadline that can expire expires at once.

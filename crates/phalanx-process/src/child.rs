@@ -107,7 +107,10 @@ impl Child {
             // Only looked at when memory is limited: reading it costs more than starting a process.
             oom_kills_before: parts.memory_limit.and_then(|_| limits::oom_kills()),
             memory_limit: parts.memory_limit,
-            stderr: Mutex::new(Captured { pipe: parts.stderr, tail: VecDeque::new() }),
+            stderr: Mutex::new(Captured {
+                pipe: parts.stderr,
+                tail: VecDeque::new(),
+            }),
             tie: Mutex::new(parts.tie),
             end: Mutex::new(End::default()),
         });
@@ -154,7 +157,9 @@ impl Child {
     }
 
     fn sweep(&self, status: ExitStatus) {
-        let Some(arena) = session_if_any() else { return };
+        let Some(arena) = session_if_any() else {
+            return;
+        };
         arena.record_exit(
             self.slot,
             match status {
@@ -169,7 +174,11 @@ impl Child {
     }
 
     /// Blocks until the child has ended and was swept; `None` when the deadline came first.
-    pub(crate) fn wait(self: &Arc<Self>, deadline: Option<Deadline>, interruptible: bool) -> Result<Option<ExitStatus>, ()> {
+    pub(crate) fn wait(
+        self: &Arc<Self>,
+        deadline: Option<Deadline>,
+        interruptible: bool,
+    ) -> Result<Option<ExitStatus>, ()> {
         loop {
             if let Some(status) = self.try_reap() {
                 return Ok(Some(status));
@@ -278,16 +287,38 @@ impl Child {
             String::from_utf8_lossy(captured.tail.make_contiguous()).into_owned()
         };
         let failed = stderr.contains("memory allocation of") && stderr.contains("failed");
-        let aborted = matches!(exit, ExitStatus::Signaled { signal: signal::SIGABRT, .. });
-        let killed = matches!(exit, ExitStatus::Signaled { signal: signal::SIGKILL, .. });
+        let aborted = matches!(
+            exit,
+            ExitStatus::Signaled {
+                signal: signal::SIGABRT,
+                ..
+            }
+        );
+        let killed = matches!(
+            exit,
+            ExitStatus::Signaled {
+                signal: signal::SIGKILL,
+                ..
+            }
+        );
         let memory = match (self.memory_limit, aborted && failed) {
             (Some(limit), true) => MemoryVerdict::OwnLimit(limit),
             (None, true) => MemoryVerdict::AllocationFailed,
-            _ if killed && self.oom_kills_before.is_some() && limits::oom_kills() > self.oom_kills_before => {
+            _ if killed
+                && self.oom_kills_before.is_some()
+                && limits::oom_kills() > self.oom_kills_before =>
+            {
                 MemoryVerdict::OomKiller
             }
             _ => MemoryVerdict::NoSign,
         };
-        Death { name: self.name(), pid: self.pid, exit, task: self.task.clone(), stderr, memory }
+        Death {
+            name: self.name(),
+            pid: self.pid,
+            exit,
+            task: self.task.clone(),
+            stderr,
+            memory,
+        }
     }
 }

@@ -4,7 +4,10 @@
 //! of the inherited descriptors (arena, tie), the process slot and the start record. [`enter`] takes it out again, so that
 //! programs the worker starts do not see it, joins the arena, ties its life to the parent's and runs the role. It is called
 //! before anything of the user's runs, by `#[phalanx::main]`.
-#![expect(unsafe_code, reason = "descriptors inherited by number; the environment before there are threads")]
+#![expect(
+    unsafe_code,
+    reason = "descriptors inherited by number; the environment before there are threads"
+)]
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,10 +18,10 @@ use phalanx_channel::codec::{self, CodecError};
 use phalanx_shm::{Arena, BlockRef};
 use phalanx_sys::{ids, limits, process, tie};
 
-use phalanx_thread::panics;
 use crate::start::{PANIC, REFUSED, StartHandle, VALUE};
 use crate::task::{TaskError, TaskRef};
 use crate::{reaper, start, zygote};
+use phalanx_thread::panics;
 
 /// The variable that makes a process of this program a worker.
 pub(crate) const VARIABLE: &str = "PHALANX_CHILD";
@@ -63,7 +66,15 @@ impl Orders {
             Role::Start => "start",
             Role::Zygote => "zygote",
         };
-        let Self { arena, tie, socket, slot, start, identity, .. } = self;
+        let Self {
+            arena,
+            tie,
+            socket,
+            slot,
+            start,
+            identity,
+            ..
+        } = self;
         format!("{FORMAT};{role};{arena};{tie};{socket};{slot};{start};{identity}")
     }
 
@@ -76,7 +87,10 @@ impl Orders {
             ));
         }
         let [_, role, arena, tie, socket, slot, start, identity] = parts[..] else {
-            return Err(format!("{VARIABLE} has {} fields instead of 8", parts.len()));
+            return Err(format!(
+                "{VARIABLE} has {} fields instead of 8",
+                parts.len()
+            ));
         };
         let role = match role {
             "start" => Role::Start,
@@ -84,7 +98,8 @@ impl Orders {
             other => return Err(format!("{VARIABLE} names an unknown role {other:?}")),
         };
         fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, String> {
-            text.parse().map_err(|_| format!("{VARIABLE}: {name} is {text:?}, not a number"))
+            text.parse()
+                .map_err(|_| format!("{VARIABLE}: {name} is {text:?}, not a number"))
         }
         Ok(Self {
             role,
@@ -103,7 +118,9 @@ impl Orders {
 /// Called by `#[phalanx::main]` before the user's `main`; a program without that macro calls it first thing in `main`.
 pub fn enter() {
     ENTERED.store(true, Ordering::Relaxed);
-    let Ok(line) = std::env::var(VARIABLE) else { return };
+    let Ok(line) = std::env::var(VARIABLE) else {
+        return;
+    };
     // SAFETY: the first thing `main` does: no other thread reads the environment.
     unsafe { std::env::remove_var(VARIABLE) };
     let orders = match Orders::parse(&line) {
@@ -157,7 +174,9 @@ fn join(orders: &Orders) -> Result<&'static Arena, String> {
     };
     close_on_exec(&tie);
     close_on_exec(&arena);
-    tie::ChildEnd::from_fd(tie).arm().map_err(|error| error.to_string())?;
+    tie::ChildEnd::from_fd(tie)
+        .arm()
+        .map_err(|error| error.to_string())?;
     let arena = phalanx_shm::adopt(arena, orders.slot).map_err(|error| error.to_string())?;
     if arena.identity() != orders.identity {
         return Err("the arena it inherited is not the one its parent meant".to_owned());
@@ -174,15 +193,24 @@ fn close_on_exec(fd: &OwnedFd) {
 /// Runs the start record and ends this process.
 pub(crate) fn run_and_exit(arena: &'static Arena, block: BlockRef) -> ! {
     // The parent dropped it, or died, before we could start: nobody wants the result.
-    let Ok(held) = arena.hold(block) else { process::exit_now(REFUSED_CODE) };
+    let Ok(held) = arena.hold(block) else {
+        process::exit_now(REFUSED_CODE)
+    };
     let code = run(arena, &StartHandle::from_held(held), None);
     leave(code)
 }
 
 /// Runs a closure as the start record's task and ends this process, a fresh fork.
-pub(crate) fn run_closure_and_exit<R: serde::Serialize>(block: BlockRef, closure: impl FnOnce() -> R) -> ! {
-    let Ok(arena) = phalanx_shm::session() else { process::exit_now(REFUSED_CODE) };
-    let Ok(held) = arena.hold(block) else { process::exit_now(REFUSED_CODE) };
+pub(crate) fn run_closure_and_exit<R: serde::Serialize>(
+    block: BlockRef,
+    closure: impl FnOnce() -> R,
+) -> ! {
+    let Ok(arena) = phalanx_shm::session() else {
+        process::exit_now(REFUSED_CODE)
+    };
+    let Ok(held) = arena.hold(block) else {
+        process::exit_now(REFUSED_CODE)
+    };
     // Called once: `run` calls its closure once.
     let once = std::cell::Cell::new(Some(closure));
     let call = |_: &[u8], out: &mut Vec<u8>| match once.take() {
@@ -197,14 +225,19 @@ type Closure<'a> = &'a dyn Fn(&[u8], &mut Vec<u8>) -> Result<(), CodecError>;
 
 /// Runs the start record's task (or `closure` on its arguments) and returns the exit code.
 pub(crate) fn run(arena: &'static Arena, start: &StartHandle, closure: Option<Closure<'_>>) -> i32 {
-    let limit = start.view().memory_limit.load(phalanx_prim::Ordering::Relaxed);
+    let limit = start
+        .view()
+        .memory_limit
+        .load(phalanx_prim::Ordering::Relaxed);
     if limit != 0
         && let Err(error) = limits::limit_private_memory(limit)
     {
         eprintln!("phalanx: cannot limit memory to {limit} bytes more: {error}");
         return REFUSED_CODE;
     }
-    let Some(args) = start.args() else { return REFUSED_CODE };
+    let Some(args) = start.args() else {
+        return REFUSED_CODE;
+    };
     let mut out = Vec::new();
     let ((ran, handles), report) = {
         let run = || phalanx_sync::handle::collect(|| call(&args, &mut out, closure));
@@ -225,7 +258,10 @@ pub(crate) fn run(arena: &'static Arena, start: &StartHandle, closure: Option<Cl
             code
         }
         Err(error) => {
-            eprintln!("phalanx: the result of {} bytes cannot be handed over: {error}", payload.len());
+            eprintln!(
+                "phalanx: the result of {} bytes cannot be handed over: {error}",
+                payload.len()
+            );
             REFUSED_CODE
         }
     }
@@ -240,10 +276,13 @@ fn to_bytes<T: serde::Serialize>(value: &T) -> Vec<u8> {
 
 fn call(args: &[u8], out: &mut Vec<u8>, closure: Option<Closure<'_>>) -> Result<(), TaskError> {
     if let Some(closure) = closure {
-        return closure(args, out).map_err(|error| TaskError::from_codec("the zygote's closure", &error));
+        return closure(args, out)
+            .map_err(|error| TaskError::from_codec("the zygote's closure", &error));
     }
     let (task, args) = split(args)?;
-    task.resolve()?.call(args, out).map_err(|error| TaskError::from_codec(task.name(), &error))
+    task.resolve()?
+        .call(args, out)
+        .map_err(|error| TaskError::from_codec(task.name(), &error))
 }
 
 /// Puts a task and its serialized arguments into one payload.
@@ -259,7 +298,9 @@ pub(crate) fn join_payload(task: &TaskRef, args: &[u8]) -> Result<Vec<u8>, Codec
 fn split(payload: &[u8]) -> Result<(TaskRef, &[u8]), TaskError> {
     let broken = || TaskError::Broken("a start record without a task".to_owned());
     let (len, rest) = payload.split_first_chunk::<4>().ok_or_else(broken)?;
-    let (task, args) = rest.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or_else(broken)?;
+    let (task, args) = rest
+        .split_at_checked(u32::from_le_bytes(*len) as usize)
+        .ok_or_else(broken)?;
     let task = codec::decode(task).map_err(|error| TaskError::Broken(error.to_string()))?;
     Ok((task, args))
 }
@@ -304,13 +345,24 @@ mod tests {
     use super::*;
 
     fn orders() -> Orders {
-        Orders { role: Role::Start, arena: 5, tie: 6, socket: -1, slot: 7, start: 8, identity: 9 }
+        Orders {
+            role: Role::Start,
+            arena: 5,
+            tie: 6,
+            socket: -1,
+            slot: 7,
+            start: 8,
+            identity: 9,
+        }
     }
 
     #[test]
     fn orders_come_back_as_they_were() {
         let back = Orders::parse(&orders().to_line()).unwrap();
-        assert_eq!((back.role, back.arena, back.tie, back.socket), (Role::Start, 5, 6, -1));
+        assert_eq!(
+            (back.role, back.arena, back.tie, back.socket),
+            (Role::Start, 5, 6, -1)
+        );
         assert_eq!((back.slot, back.start, back.identity), (7, 8, 9));
     }
 

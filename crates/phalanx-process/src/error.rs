@@ -7,8 +7,8 @@ use phalanx_channel::codec::CodecError;
 use phalanx_shm::{AllocError, OpenError, WaitError};
 use phalanx_sys::pidfd::ExitStatus;
 
-use phalanx_thread::panics::PanicReport;
 use crate::task::TaskError;
+use phalanx_thread::panics::PanicReport;
 
 /// A process could not be started. Nothing is left of the attempt.
 #[derive(Debug, thiserror::Error)]
@@ -79,9 +79,13 @@ impl std::fmt::Display for Death {
         }
         match self.memory {
             MemoryVerdict::NoSign => {}
-            MemoryVerdict::OwnLimit(limit) => write!(f, "; it had reached its memory limit of {limit} bytes")?,
+            MemoryVerdict::OwnLimit(limit) => {
+                write!(f, "; it had reached its memory limit of {limit} bytes")?
+            }
             MemoryVerdict::AllocationFailed => f.write_str("; it could not allocate memory")?,
-            MemoryVerdict::OomKiller => f.write_str("; the kernel's out-of-memory killer was at work")?,
+            MemoryVerdict::OomKiller => {
+                f.write_str("; the kernel's out-of-memory killer was at work")?
+            }
         }
         if !self.stderr.is_empty() {
             write!(f, "; last on stderr: {}", self.stderr.trim_end())?;
@@ -132,7 +136,10 @@ impl ProcessError {
     pub(crate) fn from_wait(error: WaitError, pid: u32, after: Option<Duration>) -> Self {
         match error {
             WaitError::Interrupted => Self::Interrupted,
-            WaitError::TimedOut => Self::TimedOut { pid, after: after.unwrap_or_default() },
+            WaitError::TimedOut => Self::TimedOut {
+                pid,
+                after: after.unwrap_or_default(),
+            },
         }
     }
 }

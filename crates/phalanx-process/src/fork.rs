@@ -76,7 +76,11 @@ pub(crate) fn install_hooks() {
 }
 
 fn run_hooks(pick: impl Fn(&Hooks) -> &Vec<Hook>) {
-    if let Some(hooks) = HOOKS.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+    if let Some(hooks) = HOOKS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .as_ref()
+    {
         pick(hooks).iter().for_each(|hook| hook());
     }
 }
@@ -215,7 +219,11 @@ impl ForkedChild {
     /// When the caller is the child itself or another process that inherited the handle.
     pub fn join(&self) -> io::Result<phalanx_sys::pidfd::ExitStatus> {
         if !self.0.is_mine() {
-            let what = if self.0.pid == ids::pid() { "a process cannot join itself" } else { "not a child of this process" };
+            let what = if self.0.pid == ids::pid() {
+                "a process cannot join itself"
+            } else {
+                "not a child of this process"
+            };
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         loop {

@@ -152,7 +152,13 @@ impl Builder {
         let child = match self.method {
             StartMethod::Spawn => {
                 let extras = self.extras(name)?;
-                zygote::entry_spawn(Role::Start, Some((start, extras)), &self.process_name(), &[], None)?
+                zygote::entry_spawn(
+                    Role::Start,
+                    Some((start, extras)),
+                    &self.process_name(),
+                    &[],
+                    None,
+                )?
             }
             StartMethod::Zygote => {
                 let connection = zygote::shared()?;
@@ -160,7 +166,10 @@ impl Builder {
                 zygote::spawn_through(&connection, start, &self.process_name(), extras)?
             }
         };
-        Ok(Process { child, types: PhantomData })
+        Ok(Process {
+            child,
+            types: PhantomData,
+        })
     }
 
     /// Starts a process from a zygote that carries a closure.
@@ -177,7 +186,10 @@ impl Builder {
         let start = self.record(&bytes, &handles)?;
         let extras = self.extras("the zygote's closure".to_owned())?;
         let child = zygote::spawn_through(&zygote.connection, start, &self.process_name(), extras)?;
-        Ok(Process { child, types: PhantomData })
+        Ok(Process {
+            child,
+            types: PhantomData,
+        })
     }
 
     /// Forks this process and runs `closure` in the child, with all that it captured.
@@ -212,7 +224,10 @@ impl Builder {
         };
         // SAFETY: the caller's promise.
         match unsafe { fork::fork_with(parts) }? {
-            Some(child) => Ok(Process { child, types: PhantomData }),
+            Some(child) => Ok(Process {
+                child,
+                types: PhantomData,
+            }),
             None => {
                 if let Some(write) = write {
                     let _ = socket::replace_stderr(write);
@@ -223,10 +238,16 @@ impl Builder {
     }
 
     fn process_name(&self) -> String {
-        self.name.clone().unwrap_or_else(|| format!("Process-{}", COUNTER.fetch_add(1, Ordering::Relaxed)))
+        self.name
+            .clone()
+            .unwrap_or_else(|| format!("Process-{}", COUNTER.fetch_add(1, Ordering::Relaxed)))
     }
 
-    fn record(&self, payload: &[u8], handles: &[phalanx_shm::Held]) -> Result<StartHandle, StartError> {
+    fn record(
+        &self,
+        payload: &[u8],
+        handles: &[phalanx_shm::Held],
+    ) -> Result<StartHandle, StartError> {
         let arena = phalanx_shm::session()?;
         crate::start::install();
         let mut loan = Loan::new(arena, payload.len(), handles)?;
@@ -375,7 +396,10 @@ impl<R> Process<R> {
         self.check_parent()?;
         match self.child.wait(timeout.map(Deadline::after), false) {
             Ok(Some(status)) => Ok(status),
-            _ => Err(ProcessError::TimedOut { pid: self.child.pid, after: timeout.unwrap_or_default() }),
+            _ => Err(ProcessError::TimedOut {
+                pid: self.child.pid,
+                after: timeout.unwrap_or_default(),
+            }),
         }
     }
 
@@ -434,22 +458,34 @@ impl<R: DeserializeOwned> Process<R> {
         self.result_within(Patience::timeout(timeout), Some(timeout))
     }
 
-    fn result_within(&self, patience: Patience, timeout: Option<Duration>) -> Result<R, ProcessError> {
+    fn result_within(
+        &self,
+        patience: Patience,
+        timeout: Option<Duration>,
+    ) -> Result<R, ProcessError> {
         self.check_parent()?;
         if let Some(start) = &self.child.start {
-            start.wait(patience).map_err(|error| ProcessError::from_wait(error, self.child.pid, timeout))?;
+            start
+                .wait(patience)
+                .map_err(|error| ProcessError::from_wait(error, self.child.pid, timeout))?;
         }
         self.take()
     }
 
     fn take(&self) -> Result<R, ProcessError> {
-        let start = self.child.start.as_ref().ok_or(ProcessError::Taken(self.child.pid))?;
+        let start = self
+            .child
+            .start
+            .as_ref()
+            .ok_or(ProcessError::Taken(self.child.pid))?;
         let outcome = start.outcome().unwrap_or(DIED);
         if outcome == DIED {
             let status = self.wait(None)?;
             return Err(ProcessError::Died(Box::new(self.child.death(status))));
         }
-        let message = start.take_result().ok_or(ProcessError::Taken(self.child.pid))?;
+        let message = start
+            .take_result()
+            .ok_or(ProcessError::Taken(self.child.pid))?;
         match outcome {
             VALUE => Ok(codec::decode(&message)?),
             PANIC => Err(ProcessError::Panicked(Box::new(codec::decode(&message)?))),
@@ -487,8 +523,14 @@ pub struct ActiveChild {
 /// Returns the children of this process that run, in the order of their ids. Collects those that have ended.
 #[must_use]
 pub fn active_children() -> Vec<ActiveChild> {
-    let children = reaper::children().into_iter().filter(|child| child.status().is_none() && child.start.is_some());
+    let children = reaper::children()
+        .into_iter()
+        .filter(|child| child.status().is_none() && child.start.is_some());
     children
-        .map(|child| ActiveChild { pid: child.pid, name: child.name(), daemon: child.is_daemon() })
+        .map(|child| ActiveChild {
+            pid: child.pid,
+            name: child.name(),
+            daemon: child.is_daemon(),
+        })
         .collect()
 }

@@ -32,7 +32,10 @@ static REAPER: Mutex<Option<Reaper>> = Mutex::new(None);
 
 fn reaper() -> MutexGuard<'static, Option<Reaper>> {
     let mut guard = REAPER.lock().unwrap_or_else(PoisonError::into_inner);
-    if guard.as_ref().is_some_and(|reaper| reaper.pid != ids::pid()) {
+    if guard
+        .as_ref()
+        .is_some_and(|reaper| reaper.pid != ids::pid())
+    {
         // We are a forked child: these children are our parent's, and so is the thread. Letting go of the copies would
         // close the parent's ends of their ties in us, which is what we want.
         *guard = None;
@@ -82,7 +85,9 @@ pub(crate) fn ensure() {
 /// Watches a child from now on.
 pub(crate) fn add(child: &Arc<Child>) -> std::io::Result<()> {
     let mut guard = started()?;
-    let Some(reaper) = guard.as_mut() else { return Ok(()) };
+    let Some(reaper) = guard.as_mut() else {
+        return Ok(());
+    };
     let key = reaper.next;
     reaper.next += 1;
     reaper.epoll.add(&child.pidfd, key)?;
@@ -96,14 +101,20 @@ pub(crate) fn forget(child: &Arc<Child>) {
     let mut guard = reaper();
     if let Some(reaper) = guard.as_mut() {
         reaper.epoll.remove(&child.pidfd);
-        reaper.children.retain(|_, known| !Arc::ptr_eq(known, child));
+        reaper
+            .children
+            .retain(|_, known| !Arc::ptr_eq(known, child));
     }
 }
 
 /// Watches a process of the tree whose parent died: it is about to be killed by its tie, and somebody must sweep it.
 pub(crate) fn adopt(orphan: ProcessInfo) {
     let same = process::start_time(orphan.pid).is_ok_and(|start| start == orphan.start_time);
-    let opened = if same { PidFd::open(orphan.pid).ok() } else { None };
+    let opened = if same {
+        PidFd::open(orphan.pid).ok()
+    } else {
+        None
+    };
     match opened {
         Some(pidfd) if !pidfd.is_dead() => {
             let Ok(mut guard) = started() else { return };
@@ -119,7 +130,9 @@ pub(crate) fn adopt(orphan: ProcessInfo) {
 }
 
 fn bury(orphan: ProcessInfo) {
-    let Some(arena) = session_if_any() else { return };
+    let Some(arena) = session_if_any() else {
+        return;
+    };
     if arena.process(orphan.slot).pid != orphan.pid {
         return;
     }
@@ -138,10 +151,13 @@ fn joined_by_fork(_: u16) {
 }
 
 fn find_unwatched() {
-    let Some(arena) = session_if_any() else { return };
+    let Some(arena) = session_if_any() else {
+        return;
+    };
     let me = phalanx_shm::current_slot();
     for process in arena.processes() {
-        let unwatched = process.state == phalanx_shm::SlotState::Live && !arena.is_watched(process.slot);
+        let unwatched =
+            process.state == phalanx_shm::SlotState::Live && !arena.is_watched(process.slot);
         if process.parent == me && unwatched {
             arena.set_watched(process.slot);
             adopt(process);
@@ -152,7 +168,10 @@ fn find_unwatched() {
 /// Returns the children that have not been reaped.
 pub(crate) fn children() -> Vec<Arc<Child>> {
     let guard = reaper();
-    let mut children: Vec<_> = guard.iter().flat_map(|reaper| reaper.children.values().cloned()).collect();
+    let mut children: Vec<_> = guard
+        .iter()
+        .flat_map(|reaper| reaper.children.values().cloned())
+        .collect();
     children.sort_by_key(|child| child.pid);
     children
 }
@@ -198,7 +217,9 @@ fn handle(key: u64) {
         }
         return;
     }
-    let child = reaper().as_ref().and_then(|reaper| reaper.children.get(&(key & MASK)).cloned());
+    let child = reaper()
+        .as_ref()
+        .and_then(|reaper| reaper.children.get(&(key & MASK)).cloned());
     if let Some(child) = child {
         if key & STDERR != 0 {
             child.drain_stderr(false);

@@ -35,17 +35,26 @@ pub fn type_id_of<T: 'static>(_: &T) -> TypeId {
 }
 
 pub(crate) fn name_of(id: TypeId) -> Option<&'static str> {
-    inventory::iter::<Registered>.into_iter().find(|task| (task.type_id)() == id).map(|task| task.name)
+    inventory::iter::<Registered>
+        .into_iter()
+        .find(|task| (task.type_id)() == id)
+        .map(|task| task.name)
 }
 
 pub(crate) fn find(name: &str) -> Option<Trampoline> {
-    inventory::iter::<Registered>.into_iter().find(|task| task.name == name).map(|task| (task.trampoline)())
+    inventory::iter::<Registered>
+        .into_iter()
+        .find(|task| task.name == name)
+        .map(|task| (task.trampoline)())
 }
 
 /// Returns the names of all tasks of this executable.
 #[must_use]
 pub fn tasks() -> Vec<&'static str> {
-    let mut names: Vec<_> = inventory::iter::<Registered>.into_iter().map(|task| task.name).collect();
+    let mut names: Vec<_> = inventory::iter::<Registered>
+        .into_iter()
+        .map(|task| task.name)
+        .collect();
     names.sort_unstable();
     names
 }
@@ -57,18 +66,31 @@ pub(crate) fn has_test_entry() -> bool {
 
 /// Returns the arguments that make this program a worker: none, but for the test harness, which must run one test only.
 pub(crate) fn entry_args() -> Vec<OsString> {
-    let Some(entry) = inventory::iter::<TestEntry>.into_iter().next() else { return Vec::new() };
+    let Some(entry) = inventory::iter::<TestEntry>.into_iter().next() else {
+        return Vec::new();
+    };
     // The harness names tests without the crate.
     let path = match entry.module.split_once("::") {
         Some((_, inner)) => format!("{inner}::{}", entry.function),
         None => entry.function.to_owned(),
     };
-    ["--exact", &path, "--nocapture", "--test-threads=1", "--quiet"].into_iter().map(OsString::from).collect()
+    [
+        "--exact",
+        &path,
+        "--nocapture",
+        "--test-threads=1",
+        "--quiet",
+    ]
+    .into_iter()
+    .map(OsString::from)
+    .collect()
 }
 
 /// Returns what this program calls itself.
 pub(crate) fn own_name() -> OsString {
-    std::env::args_os().next().unwrap_or_else(|| OsString::from("phalanx"))
+    std::env::args_os()
+        .next()
+        .unwrap_or_else(|| OsString::from("phalanx"))
 }
 
 /// Lets the tests of a crate start processes: put it once into each test crate, at its root.

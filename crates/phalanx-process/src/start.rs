@@ -17,8 +17,8 @@ use std::sync::Once;
 use phalanx_channel::{Loan, Message};
 use phalanx_prim::{AtomicU32, AtomicU64, Ordering, points};
 use phalanx_shm::{
-    AllocError, Arena, BlockRef, Held, Kind, KindOps, Patience, Placed, Shared, TRANSIT, WaitError, current_slot,
-    register_kind,
+    AllocError, Arena, BlockRef, Held, Kind, KindOps, Patience, Placed, Shared, TRANSIT, WaitError,
+    current_slot, register_kind,
 };
 use phalanx_sync::Gate;
 
@@ -76,7 +76,11 @@ pub(crate) struct StartHandle(Held);
 
 impl StartHandle {
     /// Makes a record that owns `args`.
-    pub(crate) fn new(arena: &'static Arena, args: Loan, memory_limit: Option<u64>) -> Result<Self, AllocError> {
+    pub(crate) fn new(
+        arena: &'static Arena,
+        args: Loan,
+        memory_limit: Option<u64>,
+    ) -> Result<Self, AllocError> {
         install();
         let start = Start {
             outcome: AtomicU32::new(0),
@@ -87,7 +91,9 @@ impl StartHandle {
         };
         let held = arena.publish(arena.emplace(start)?)?;
         let payload = args.into_block();
-        held.view::<Start>().args.store(payload.to_bits(), Ordering::Release);
+        held.view::<Start>()
+            .args
+            .store(payload.to_bits(), Ordering::Release);
         arena.rehold(payload, current_slot(), TRANSIT);
         Ok(Self(held))
     }
@@ -109,7 +115,10 @@ impl StartHandle {
     pub(crate) fn args(&self) -> Option<std::mem::ManuallyDrop<Message>> {
         let block = BlockRef::from_bits(self.view().args.load(Ordering::Acquire))?;
         // The record goes on owning the block: the view must not free it.
-        Some(std::mem::ManuallyDrop::new(Message::from_block(self.0.arena(), block)))
+        Some(std::mem::ManuallyDrop::new(Message::from_block(
+            self.0.arena(),
+            block,
+        )))
     }
 
     /// Writes the outcome; the first one counts.
@@ -125,7 +134,9 @@ impl StartHandle {
         // The wake is owed from the moment the outcome is written.
         let _owed = phalanx_shm::Interest::of(start.gate.word());
         // Release: pairs with the Acquire in `outcome`.
-        let _ = start.outcome.compare_exchange(0, outcome, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = start
+            .outcome
+            .compare_exchange(0, outcome, Ordering::AcqRel, Ordering::Relaxed);
         start.gate.notify_all();
     }
 
@@ -141,6 +152,9 @@ impl StartHandle {
     /// Takes the result out of the record.
     pub(crate) fn take_result(&self) -> Option<Message> {
         let block = BlockRef::from_bits(self.view().result.swap(0, Ordering::AcqRel))?;
-        self.0.arena().seize(block, current_slot()).then(|| Message::from_block(self.0.arena(), block))
+        self.0
+            .arena()
+            .seize(block, current_slot())
+            .then(|| Message::from_block(self.0.arena(), block))
     }
 }

@@ -82,7 +82,9 @@ several!(A B C D E G H I);
 #[non_exhaustive]
 pub enum TaskError {
     /// A closure with captured values: they cannot travel.
-    #[error("`{0}` captures values, which cannot travel to another program; pass them as arguments, or use fork or Zygote::fork")]
+    #[error(
+        "`{0}` captures values, which cannot travel to another program; pass them as arguments, or use fork or Zygote::fork"
+    )]
     Captures(String),
     /// The code is not in the executable itself.
     #[error("`{0}` is not in the main executable (a shared library?); mark it #[phalanx::task]")]
@@ -100,7 +102,9 @@ pub enum TaskError {
         ours: String,
     },
     /// The worker's executable has no task of this name.
-    #[error("this program has no task `{0}`; mark it #[phalanx::task] and link its crate into the worker's executable")]
+    #[error(
+        "this program has no task `{0}`; mark it #[phalanx::task] and link its crate into the worker's executable"
+    )]
     Unregistered(String),
     /// The arguments are not what the function takes.
     #[error("cannot call `{task}`: {reason}")]
@@ -128,7 +132,11 @@ impl TaskError {
     #[must_use]
     pub fn from_codec(task: &str, error: &CodecError) -> Self {
         let (task, reason) = (task.to_owned(), error.to_string());
-        if error.verb == "serialize" { Self::Result { task, reason } } else { Self::Arguments { task, reason } }
+        if error.verb == "serialize" {
+            Self::Result { task, reason }
+        } else {
+            Self::Arguments { task, reason }
+        }
     }
 }
 
@@ -187,7 +195,9 @@ impl TaskRef {
     {
         let image = image::image();
         let registered = registry::name_of(TypeId::of::<F>());
-        let name = registered.unwrap_or_else(std::any::type_name::<F>).to_owned();
+        let name = registered
+            .unwrap_or_else(std::any::type_name::<F>)
+            .to_owned();
         let pointer = if size_of::<F>() == 0 {
             0
         } else if TypeId::of::<F>() == TypeId::of::<M>() {
@@ -206,7 +216,13 @@ impl TaskRef {
         }
         let trampoline = trampoline.wrapping_sub(image.base()) as u64;
         let build = *image.build_id();
-        Ok(Self { name, registered: registered.is_some(), build, trampoline, function: pointer })
+        Ok(Self {
+            name,
+            registered: registered.is_some(),
+            build,
+            trampoline,
+            function: pointer,
+        })
     }
 
     /// Returns the function's path.
@@ -225,20 +241,37 @@ impl TaskRef {
         if self.build == *image.build_id() {
             let address = image.base().wrapping_add(self.trampoline as usize);
             let function = image.base().wrapping_add(self.function as usize);
-            if !image.contains_code(address) || (self.function != 0 && !image.contains_code(function)) {
-                return Err(TaskError::Broken(format!("`{}` at an offset that is not code", self.name)));
+            if !image.contains_code(address)
+                || (self.function != 0 && !image.contains_code(function))
+            {
+                return Err(TaskError::Broken(format!(
+                    "`{}` at an offset that is not code",
+                    self.name
+                )));
             }
             // SAFETY: the same build has the same trampoline at the same offset: the sender took it of its own.
             let trampoline = unsafe { std::mem::transmute::<usize, Trampoline>(address) };
-            return Ok(Task { trampoline, function: self.function });
+            return Ok(Task {
+                trampoline,
+                function: self.function,
+            });
         }
         if self.registered {
             return match registry::find(&self.name) {
-                Some(trampoline) => Ok(Task { trampoline, function: 0 }),
+                Some(trampoline) => Ok(Task {
+                    trampoline,
+                    function: 0,
+                }),
                 None => Err(TaskError::Unregistered(self.name.clone())),
             };
         }
-        let hex = |bytes: &[u8]| bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .take(8)
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        };
         Err(TaskError::BuildMismatch {
             name: self.name.clone(),
             theirs: hex(&self.build),
@@ -286,7 +319,12 @@ mod tests {
     {
         let (mut bytes, mut out) = (Vec::new(), Vec::new());
         codec::encode(&args, &mut bytes).unwrap();
-        TaskRef::of(&f).unwrap().resolve().unwrap().call(&bytes, &mut out).unwrap();
+        TaskRef::of(&f)
+            .unwrap()
+            .resolve()
+            .unwrap()
+            .call(&bytes, &mut out)
+            .unwrap();
         codec::decode(&out).unwrap()
     }
 
@@ -312,15 +350,25 @@ mod tests {
         task.trampoline = 3;
         assert!(matches!(task.resolve(), Err(TaskError::Broken(_))));
         task.build = [3; 20];
-        assert!(matches!(task.resolve(), Err(TaskError::BuildMismatch { .. })));
+        assert!(matches!(
+            task.resolve(),
+            Err(TaskError::BuildMismatch { .. })
+        ));
         task.registered = true;
-        assert_eq!(task.resolve().unwrap_err(), TaskError::Unregistered(task.name.clone()));
+        assert_eq!(
+            task.resolve().unwrap_err(),
+            TaskError::Unregistered(task.name.clone())
+        );
     }
 
     #[test]
     fn wrong_arguments_name_the_task() {
         let task = TaskRef::of(&shout).unwrap();
-        let error = task.resolve().unwrap().call(&[200, 1], &mut Vec::new()).unwrap_err();
+        let error = task
+            .resolve()
+            .unwrap()
+            .call(&[200, 1], &mut Vec::new())
+            .unwrap_err();
         let error = TaskError::from_codec(task.name(), &error);
         assert!(error.to_string().contains("shout"), "{error}");
     }

@@ -72,8 +72,18 @@ pub(crate) fn shared() -> Result<Arc<Mutex<Connection>>, StartError> {
 impl Connection {
     fn start() -> Result<Self, StartError> {
         let (ours, theirs) = socket::seqpacket_pair()?;
-        let child = entry_spawn(Role::Zygote, None, "zygote", &[&theirs], Some(theirs.as_raw_fd()))?;
-        Ok(Self { owner: ids::pid(), child, socket: ours })
+        let child = entry_spawn(
+            Role::Zygote,
+            None,
+            "zygote",
+            &[&theirs],
+            Some(theirs.as_raw_fd()),
+        )?;
+        Ok(Self {
+            owner: ids::pid(),
+            child,
+            socket: ours,
+        })
     }
 
     /// Asks for a process and returns its id.
@@ -121,17 +131,25 @@ pub(crate) fn entry_spawn(
     let slot = arena.reserve_slot()?;
     let spawned = (|| {
         let (parent_end, child_end) = tie::tie_pair()?;
-        let file = arena.region().file().ok_or_else(|| io::Error::other("the arena is not shared"))?;
+        let file = arena
+            .region()
+            .file()
+            .ok_or_else(|| io::Error::other("the arena is not shared"))?;
         let orders = Orders {
             role,
             arena: file.as_raw_fd(),
             tie: child_end.as_fd().as_raw_fd(),
             socket: socket_number.unwrap_or(-1),
             slot,
-            start: start.as_ref().map_or(0, |(start, _)| start.block().to_bits()),
+            start: start
+                .as_ref()
+                .map_or(0, |(start, _)| start.block().to_bits()),
             identity: arena.identity(),
         };
-        let mut command = match start.as_ref().and_then(|(_, parts)| parts.executable.clone()) {
+        let mut command = match start
+            .as_ref()
+            .and_then(|(_, parts)| parts.executable.clone())
+        {
             Some(path) => process::Spawn::program(path),
             None => process::Spawn::this_program(),
         };
@@ -146,7 +164,9 @@ pub(crate) fn entry_spawn(
         for fd in extra {
             command = command.inherit(fd.as_fd());
         }
-        let stderr = start.as_ref().and_then(|(_, parts)| parts.stderr_write.as_ref());
+        let stderr = start
+            .as_ref()
+            .and_then(|(_, parts)| parts.stderr_write.as_ref());
         if let Some(stderr) = stderr {
             command = command.map_fd(stderr.as_fd(), 2);
         }
@@ -212,11 +232,19 @@ pub(crate) fn spawn_through(
 ) -> Result<Arc<Child>, StartError> {
     let arena = phalanx_shm::session()?;
     let slot = arena.reserve_slot()?;
-    let started = tie::tie_pair().map_err(StartError::from).and_then(|(parent_end, child_end)| {
-        let stderr = parts.stderr_write.as_ref();
-        let pid = lock(connection).request(slot, start.block(), parts.quiet_interrupt, &child_end, stderr)?;
-        Ok((pid, parent_end))
-    });
+    let started = tie::tie_pair()
+        .map_err(StartError::from)
+        .and_then(|(parent_end, child_end)| {
+            let stderr = parts.stderr_write.as_ref();
+            let pid = lock(connection).request(
+                slot,
+                start.block(),
+                parts.quiet_interrupt,
+                &child_end,
+                stderr,
+            )?;
+            Ok((pid, parent_end))
+        });
     let (pid, tie) = match started {
         Ok(started) => started,
         Err(error) => {
@@ -250,15 +278,26 @@ pub(crate) fn serve(arena: &'static Arena, socket: OwnedFd, closure: Option<Clos
             Ok((REQUEST, fds)) => fds,
             _ => process::exit_now(0),
         };
-        let field = |at: usize| u64::from_le_bytes(message[at..at + 8].try_into().unwrap_or([0; 8]));
+        let field =
+            |at: usize| u64::from_le_bytes(message[at..at + 8].try_into().unwrap_or([0; 8]));
         let stderr = (fds.len() > 1).then(|| fds.remove(1));
-        let Some(tie) = fds.pop() else { process::exit_now(REFUSED_CODE) };
+        let Some(tie) = fds.pop() else {
+            process::exit_now(REFUSED_CODE)
+        };
         // SAFETY: this process has one thread, and the zygote registers no at-fork handlers that the child needs: what
         // they would do is done by `become_child`.
         let answer = match unsafe { process::clone_parent() } {
             Ok(Forked::Child) => {
                 drop(socket);
-                serve_one(arena, field(0) as u16, field(8), field(16), tie, stderr, closure.as_deref());
+                serve_one(
+                    arena,
+                    field(0) as u16,
+                    field(8),
+                    field(16),
+                    tie,
+                    stderr,
+                    closure.as_deref(),
+                );
             }
             Ok(Forked::Parent(pid)) => i64::from(pid),
             Err(error) => -i64::from(error.raw_os_error().unwrap_or(11)),
@@ -286,11 +325,15 @@ fn serve_one(
     }
     fork::become_child(slot, tie::ChildEnd::from_fd(tie));
     process::set_name("phalanx-worker");
-    let Some(block) = BlockRef::from_bits(start) else { process::exit_now(REFUSED_CODE) };
+    let Some(block) = BlockRef::from_bits(start) else {
+        process::exit_now(REFUSED_CODE)
+    };
     match closure {
         None => entry::run_and_exit(arena, block),
         Some(closure) => {
-            let Ok(held) = arena.hold(block) else { process::exit_now(REFUSED_CODE) };
+            let Ok(held) = arena.hold(block) else {
+                process::exit_now(REFUSED_CODE)
+            };
             let code = entry::run(arena, &StartHandle::from_held(held), Some(closure));
             entry::flush();
             process::exit_now(code)
@@ -339,11 +382,17 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Zygote<A,
                 serve(
                     arena,
                     theirs,
-                    Some(Box::new(move |args, out| codec::encode(&closure(codec::decode(args)?), out))),
+                    Some(Box::new(move |args, out| {
+                        codec::encode(&closure(codec::decode(args)?), out)
+                    })),
                 )
             }
             Some(child) => {
-                let connection = Connection { owner: ids::pid(), child, socket: ours };
+                let connection = Connection {
+                    owner: ids::pid(),
+                    child,
+                    socket: ours,
+                };
                 Ok(Self {
                     connection: Arc::new(Mutex::new(connection)),
                     types: std::marker::PhantomData,

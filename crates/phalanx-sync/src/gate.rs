@@ -62,6 +62,12 @@ impl<S: Scope> Gate<S> {
 
     /// Announces a waiter. Look at the condition again after this, then [`wait`](Self::wait) with the key.
     pub fn prepare(&self) -> Key {
+        self.prepare_after(None).0
+    }
+
+    /// As [`prepare`](Self::prepare); also says whether the word is still as `last` left it, so that one waiter can wait in
+    /// place of several without missing what was meant for the earlier ones.
+    pub fn prepare_after(&self, last: Option<Key>) -> (Key, bool) {
         let mut now = self.word.load(Ordering::Relaxed);
         loop {
             let key = now.wrapping_add(STEP) | SLEEPERS;
@@ -72,7 +78,7 @@ impl<S: Scope> Gate<S> {
             {
                 Ok(_) => {
                     fence(Ordering::SeqCst);
-                    return Key(key);
+                    return (Key(key), last == Some(Key(now)));
                 }
                 Err(seen) => now = seen,
             }

@@ -8,7 +8,9 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 #[must_use]
 pub fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
-    (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
+    (now.tv_sec as u64)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(now.tv_nsec as u64)
 }
 
 /// An instant on the monotonic clock by which a call has to return.
@@ -18,6 +20,9 @@ pub fn now_ns() -> u64 {
 pub struct Deadline(u64);
 
 impl Deadline {
+    /// A deadline that has passed: look, do not wait.
+    pub const PAST: Self = Self(0);
+
     /// Returns the instant `timeout` from now; a sum past the end of the clock is the end of the clock.
     #[must_use]
     pub fn after(timeout: Duration) -> Self {

@@ -21,7 +21,10 @@ impl EventFd {
     ///
     /// When no descriptor is left.
     pub fn new() -> io::Result<Self> {
-        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+        Ok(Self(eventfd(
+            0,
+            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
+        )?))
     }
 
     /// Makes it readable.
@@ -82,7 +85,12 @@ impl Epoll {
     ///
     /// When it is watched already or cannot be watched.
     pub fn add(&self, fd: impl AsFd, key: u64) -> io::Result<()> {
-        Ok(epoll::add(&self.0, fd, epoll::EventData::new_u64(key), epoll::EventFlags::IN)?)
+        Ok(epoll::add(
+            &self.0,
+            fd,
+            epoll::EventData::new_u64(key),
+            epoll::EventFlags::IN,
+        )?)
     }
 
     /// Stops watching a descriptor.
@@ -100,11 +108,21 @@ impl Epoll {
     pub fn wait(&self, deadline: Option<Deadline>) -> io::Result<Vec<u64>> {
         let timeout = deadline.map(|deadline| {
             let left = deadline.remaining();
-            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+            Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: left.subsec_nanos().into(),
+            }
         });
         let mut events = Vec::with_capacity(64);
-        match epoll::wait(&self.0, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
-            Ok(_) => Ok(events.iter().map(|event: &epoll::Event| event.data.u64()).collect()),
+        match epoll::wait(
+            &self.0,
+            rustix::buffer::spare_capacity(&mut events),
+            timeout.as_ref(),
+        ) {
+            Ok(_) => Ok(events
+                .iter()
+                .map(|event: &epoll::Event| event.data.u64())
+                .collect()),
             Err(Errno::INTR) => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         }

@@ -9,7 +9,10 @@ pub fn pid() -> u32 {
 /// Returns the kernel's id of this thread.
 #[must_use]
 pub fn tid() -> u32 {
-    rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
+    rustix::thread::gettid()
+        .as_raw_nonzero()
+        .get()
+        .unsigned_abs()
 }
 
 /// Returns the number of CPUs this process may run on, at least 1.
@@ -33,6 +36,7 @@ pub fn random_u64() -> u64 {
 pub fn kill_self() -> ! {
     loop {
         // A process may always signal itself; the loop is for the type.
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
 }

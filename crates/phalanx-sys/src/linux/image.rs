@@ -24,7 +24,11 @@ pub fn image() -> &'static Image {
 
 impl Image {
     fn find() -> Self {
-        let mut image = Self { base: 0, code: Vec::new(), id: [0; 20] };
+        let mut image = Self {
+            base: 0,
+            code: Vec::new(),
+            id: [0; 20],
+        };
         // SAFETY: the callback matches the type, and the pointer is the image above, which outlives the call.
         unsafe { libc::dl_iterate_phdr(Some(visit), std::ptr::from_mut(&mut image).cast()) };
         if image.id == [0; 20] {
@@ -71,7 +75,11 @@ impl Image {
     }
 }
 
-unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _: libc::size_t, image: *mut libc::c_void) -> libc::c_int {
+unsafe extern "C" fn visit(
+    info: *mut libc::dl_phdr_info,
+    _: libc::size_t,
+    image: *mut libc::c_void,
+) -> libc::c_int {
     // SAFETY: the loader passes a valid entry.
     let info = unsafe { &*info };
     // SAFETY: the pointer is the image of `find`, borrowed by nobody else meanwhile.
@@ -81,7 +89,8 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _: libc::size_t, image
         return 1;
     }
     // SAFETY: the entry names an array of `dlpi_phnum` program headers.
-    let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+    let headers =
+        unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
     for header in headers {
         let start = image.base + header.p_vaddr as usize;
         let len = header.p_memsz as usize;
@@ -103,7 +112,8 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _: libc::size_t, image
 
 fn build_id_note(mut notes: &[u8]) -> Option<&[u8]> {
     const NT_GNU_BUILD_ID: u32 = 3;
-    let word = |at: usize, notes: &[u8]| Some(u32::from_ne_bytes(notes.get(at..at + 4)?.try_into().ok()?));
+    let word =
+        |at: usize, notes: &[u8]| Some(u32::from_ne_bytes(notes.get(at..at + 4)?.try_into().ok()?));
     loop {
         let name = word(0, notes)? as usize;
         let desc = word(4, notes)? as usize;

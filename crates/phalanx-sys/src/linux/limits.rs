@@ -23,13 +23,27 @@ pub fn available_memory() -> Memory {
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let field = |key: &str| {
         let line = info.lines().find_map(|line| line.strip_prefix(key))?;
-        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+        line.split_whitespace()
+            .next()?
+            .parse::<u64>()
+            .ok()
+            .map(|kib| kib * 1024)
     };
     // A machine that does not say is taken to have enough: the reservation itself is the judge then.
     let total = field("MemTotal:").unwrap_or(u64::MAX);
-    let mut memory = Memory { total, available: field("MemAvailable:").unwrap_or(u64::MAX), limit: None };
+    let mut memory = Memory {
+        total,
+        available: field("MemAvailable:").unwrap_or(u64::MAX),
+        limit: None,
+    };
     for group in control_groups() {
-        let number = |file: &str| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
+        let number = |file: &str| {
+            fs::read_to_string(group.join(file))
+                .ok()?
+                .trim()
+                .parse::<u64>()
+                .ok()
+        };
         let limit = number("memory.max").or_else(|| number("memory.limit_in_bytes"));
         let used = number("memory.current").or_else(|| number("memory.usage_in_bytes"));
         if let (Some(limit), Some(used)) = (limit, used)
@@ -38,7 +52,9 @@ pub fn available_memory() -> Memory {
             memory.limit = Some(memory.limit.map_or(limit, |least| least.min(limit)));
             // Clean file pages of the group are given up before anybody is refused.
             let cached = cached_file_bytes(&group);
-            memory.available = memory.available.min(limit.saturating_sub(used).saturating_add(cached));
+            memory.available = memory
+                .available
+                .min(limit.saturating_sub(used).saturating_add(cached));
         }
     }
     memory
@@ -47,7 +63,12 @@ pub fn available_memory() -> Memory {
 fn cached_file_bytes(group: &std::path::Path) -> u64 {
     let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
     stat.lines()
-        .filter_map(|line| line.strip_prefix("inactive_file ")?.trim().parse::<u64>().ok())
+        .filter_map(|line| {
+            line.strip_prefix("inactive_file ")?
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
         .sum()
 }
 
@@ -57,7 +78,10 @@ fn control_groups() -> Vec<PathBuf> {
     let mut groups = Vec::new();
     for line in mine.lines() {
         let mut parts = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next())
+        else {
+            continue;
+        };
         let root = match controllers {
             "" => "/sys/fs/cgroup",
             list if list.split(',').any(|name| name == "memory") => "/sys/fs/cgroup/memory",
@@ -81,7 +105,9 @@ pub fn oom_kills() -> Option<u64> {
         let events = fs::read_to_string(group.join("memory.events"))
             .or_else(|_| fs::read_to_string(group.join("memory.oom_control")))
             .ok()?;
-        events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+        events
+            .lines()
+            .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
     })
 }
 
@@ -95,7 +121,13 @@ pub fn limit_private_memory(bytes: u64) -> io::Result<()> {
     let used = status_field(super::ids::pid(), "VmData:")?;
     let limit = Some(used.saturating_add(bytes));
     let maximum = rustix::process::getrlimit(Resource::Data).maximum;
-    Ok(rustix::process::setrlimit(Resource::Data, Rlimit { current: limit, maximum })?)
+    Ok(rustix::process::setrlimit(
+        Resource::Data,
+        Rlimit {
+            current: limit,
+            maximum,
+        },
+    )?)
 }
 
 /// Returns the resident memory of a process in bytes.

@@ -28,7 +28,10 @@ impl SharedFile {
         if limit.is_some_and(|limit| (len as u64) > limit) {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
-                format!("RLIMIT_FSIZE allows {} bytes, {len} were asked for", limit.unwrap_or(0)),
+                format!(
+                    "RLIMIT_FSIZE allows {} bytes, {len} were asked for",
+                    limit.unwrap_or(0)
+                ),
             ));
         }
         let fd = rustix::fs::memfd_create(label, MemfdFlags::CLOEXEC)?;
@@ -79,8 +82,12 @@ impl SharedFile {
             return Ok(());
         }
         loop {
-            match rustix::fs::fallocate(&self.fd, FallocateFlags::empty(), offset as u64, len as u64)
-            {
+            match rustix::fs::fallocate(
+                &self.fd,
+                FallocateFlags::empty(),
+                offset as u64,
+                len as u64,
+            ) {
                 Ok(()) => return Ok(()),
                 // A large reservation is undone when a signal comes in between; nothing was reported yet.
                 Err(Errno::INTR) => {}
@@ -99,7 +106,12 @@ impl SharedFile {
             return Ok(());
         }
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(rustix::fs::fallocate(&self.fd, mode, offset as u64, len as u64)?)
+        Ok(rustix::fs::fallocate(
+            &self.fd,
+            mode,
+            offset as u64,
+            len as u64,
+        )?)
     }
 
     /// Returns the bytes of memory the file uses now.
@@ -172,7 +184,8 @@ impl Mapping {
         let advised = unsafe { rustix::mm::madvise(base, len, Advice::LinuxDontDump) };
         // Without it a core file is only larger.
         let _: Result<(), Errno> = advised;
-        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap returned null"))?;
+        let base =
+            NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap returned null"))?;
         Ok(Self { base, len })
     }
 

@@ -25,7 +25,11 @@ fn path(name: &str) -> io::Result<String> {
 /// When the name is taken or there is no memory; nothing is left of the name then.
 pub fn create(name: &str, len: usize) -> io::Result<SharedFile> {
     let path = path(name)?;
-    let fd = rustix::shm::open(&path, OFlags::CREATE | OFlags::EXCL | OFlags::RDWR, Mode::RUSR | Mode::WUSR)?;
+    let fd = rustix::shm::open(
+        &path,
+        OFlags::CREATE | OFlags::EXCL | OFlags::RDWR,
+        Mode::RUSR | Mode::WUSR,
+    )?;
     let file = SharedFile::from_fd(fd);
     let sized = file.resize(len).and_then(|()| file.commit(0, len));
     if let Err(error) = sized {
@@ -41,7 +45,11 @@ pub fn create(name: &str, len: usize) -> io::Result<SharedFile> {
 ///
 /// When there is none, or this user may not.
 pub fn open(name: &str) -> io::Result<SharedFile> {
-    Ok(SharedFile::from_fd(rustix::shm::open(path(name)?, OFlags::RDWR, Mode::empty())?))
+    Ok(SharedFile::from_fd(rustix::shm::open(
+        path(name)?,
+        OFlags::RDWR,
+        Mode::empty(),
+    )?))
 }
 
 /// Removes the name; the memory lives on until its last user is gone.

@@ -43,7 +43,10 @@ impl std::fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exited(code) => write!(f, "exited with code {code}"),
-            Self::Signaled { signal, core: false } => write!(f, "was killed by {}", signal::name(*signal)),
+            Self::Signaled {
+                signal,
+                core: false,
+            } => write!(f, "was killed by {}", signal::name(*signal)),
             Self::Signaled { signal, core: true } => {
                 write!(f, "was killed by {} (core dumped)", signal::name(*signal))
             }
@@ -68,7 +71,10 @@ pub enum Polled {
 pub(crate) fn poll_input(fd: BorrowedFd<'_>, deadline: Option<Deadline>) -> Polled {
     let timeout = deadline.map(|deadline| {
         let left = deadline.remaining();
-        Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+        Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        }
     });
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
     match rustix::event::poll(&mut fds, timeout.as_ref()) {

@@ -15,8 +15,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 pub fn start_time(pid: u32) -> io::Result<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold anything, parentheses too.
-    let field = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19));
-    field.and_then(|ticks| ticks.parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let field = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(19));
+    field
+        .and_then(|ticks| ticks.parse().ok())
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The two returns of a fork.
@@ -66,7 +70,12 @@ pub unsafe fn clone_parent() -> io::Result<Forked> {
     let mut tid_address: *mut libc::c_int = std::ptr::null_mut();
     // SAFETY: the call writes one pointer to the place given. Without it (a kernel built without it) the pointer stays
     // null, and the library's cached id stays the parent's, which only error-checking mutexes and pthread_kill look at.
-    unsafe { libc::prctl(libc::PR_GET_TID_ADDRESS, std::ptr::from_mut(&mut tid_address)) };
+    unsafe {
+        libc::prctl(
+            libc::PR_GET_TID_ADDRESS,
+            std::ptr::from_mut(&mut tid_address),
+        )
+    };
     let mut robust: *mut libc::c_void = std::ptr::null_mut();
     let mut robust_len: libc::size_t = 0;
     // SAFETY: the call writes a pointer and a size to the places given.
@@ -125,8 +134,12 @@ pub fn exit_now(code: i32) -> ! {
 ///
 /// When there is no such process or this one may not signal it.
 pub fn signal(pid: u32, signal: i32) -> io::Result<()> {
-    let target = rustix::process::Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(rustix::process::kill_process(target, super::signal::from_raw(signal)?)?)
+    let target =
+        rustix::process::Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::kill_process(
+        target,
+        super::signal::from_raw(signal)?,
+    )?)
 }
 
 /// Sends a signal to every process of a group. An empty group is not an error.
@@ -135,7 +148,8 @@ pub fn signal(pid: u32, signal: i32) -> io::Result<()> {
 ///
 /// When this process may not signal them.
 pub fn signal_group(group: u32, signal: i32) -> io::Result<()> {
-    let target = rustix::process::Pid::from_raw(group.cast_signed()).ok_or(io::ErrorKind::InvalidInput)?;
+    let target =
+        rustix::process::Pid::from_raw(group.cast_signed()).ok_or(io::ErrorKind::InvalidInput)?;
     match rustix::process::kill_process_group(target, super::signal::from_raw(signal)?) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(error) => Err(error.into()),
@@ -176,7 +190,13 @@ impl Spawn {
     /// Starts the executable at this path.
     #[must_use]
     pub fn program(path: impl Into<OsString>) -> Self {
-        Self { program: path.into(), args: Vec::new(), env: Vec::new(), fds: Vec::new(), group: false }
+        Self {
+            program: path.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            fds: Vec::new(),
+            group: false,
+        }
     }
 
     /// Adds an argument; the first is what the program sees as its own name.
@@ -246,8 +266,12 @@ impl Spawn {
     /// When the file is missing or no program, or the system has no room for another process.
     pub fn start(&self) -> io::Result<u32> {
         let c_string = |text: &OsStr| {
-            CString::new(text.as_bytes())
-                .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a zero byte in a path or argument"))
+            CString::new(text.as_bytes()).map_err(|_| {
+                io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "a zero byte in a path or argument",
+                )
+            })
         };
         let program = c_string(&self.program)?;
         let mut args = Vec::new();
@@ -259,7 +283,8 @@ impl Spawn {
         }
         let env = self.environment();
         let pointers = |strings: &[CString]| {
-            let mut all: Vec<*mut libc::c_char> = strings.iter().map(|s| s.as_ptr().cast_mut()).collect();
+            let mut all: Vec<*mut libc::c_char> =
+                strings.iter().map(|s| s.as_ptr().cast_mut()).collect();
             all.push(std::ptr::null_mut());
             all
         };
@@ -288,7 +313,11 @@ impl Spawn {
 }
 
 fn check(error: libc::c_int) -> io::Result<()> {
-    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+    if error == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(error))
+    }
 }
 
 struct Actions(libc::posix_spawn_file_actions_t);

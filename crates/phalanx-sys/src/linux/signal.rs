@@ -60,12 +60,19 @@ pub fn name(signal: i32) -> std::borrow::Cow<'static, str> {
 #[must_use]
 pub fn parse(name: &str) -> Option<i32> {
     let bare = name.strip_prefix("SIG").unwrap_or(name);
-    NAMES.iter().find(|(_, known)| known.strip_prefix("SIG") == Some(bare)).map(|(number, _)| *number)
+    NAMES
+        .iter()
+        .find(|(_, known)| known.strip_prefix("SIG") == Some(bare))
+        .map(|(number, _)| *number)
 }
 
 pub(crate) fn from_raw(signal: i32) -> io::Result<Signal> {
-    Signal::from_named_raw(signal)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("there is no signal {signal}")))
+    Signal::from_named_raw(signal).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("there is no signal {signal}"),
+        )
+    })
 }
 
 /// Ignores a signal in this process (inherited by forked children, kept over exec).

@@ -63,7 +63,10 @@ impl ChildEnd {
         check(unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK) })?;
         // Was it closed before we were listening?
         if poll_input(self.0.as_fd(), Some(Deadline::at_ns(0))) == Polled::Ready {
-            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the parent is gone"));
+            return Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "the parent is gone",
+            ));
         }
         let _stays_open = self.0.into_raw_fd();
         Ok(())
@@ -74,7 +77,11 @@ impl ChildEnd {
 const F_SETSIG: libc::c_int = 10;
 
 fn check(answer: libc::c_int) -> io::Result<()> {
-    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if answer < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 impl AsFd for ChildEnd {

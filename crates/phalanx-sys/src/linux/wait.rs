@@ -48,7 +48,13 @@ fn flags(scope: Scope) -> futex::Flags {
 pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Deadline>, scope: Scope) -> Waited {
     let until = deadline.map(Deadline::timespec);
     // The bitset variant is the one whose time-out is absolute on the monotonic clock.
-    match futex::wait_bitset(word, flags(scope), expected, until.as_ref(), NonZeroU32::MAX) {
+    match futex::wait_bitset(
+        word,
+        flags(scope),
+        expected,
+        until.as_ref(),
+        NonZeroU32::MAX,
+    ) {
         Ok(()) => Waited::Woken,
         Err(Errno::AGAIN) => Waited::Changed,
         Err(Errno::TIMEDOUT) => Waited::TimedOut,
@@ -85,7 +91,11 @@ pub enum WaitedAny {
 /// # Panics
 ///
 /// If `words` is longer than [`MAX_WORDS`] or empty.
-pub fn wait_any(words: &[(&AtomicU32, u32)], deadline: Option<Deadline>, scope: Scope) -> WaitedAny {
+pub fn wait_any(
+    words: &[(&AtomicU32, u32)],
+    deadline: Option<Deadline>,
+    scope: Scope,
+) -> WaitedAny {
     assert!(
         !words.is_empty() && words.len() <= MAX_WORDS,
         "wait_any takes 1 to {MAX_WORDS} words, got {}",

@@ -1,0 +1,201 @@
+//! Wakers for coroutines: one thread of this process sleeps on the gates that futures wait at.
+//!
+//! A future that finds its object not ready announces itself at the gate, looks again, and leaves its waker here. The
+//! thread is started by the first future, and again in a forked child. It waits on up to 127 gates (futex_waitv); beyond
+//! that a second one starts.
+//!
+//! Futures at one gate share one announcement. A new one is made *after* the last (see [`Gate::prepare_after`]): had the gate
+//! been notified in between, the earlier futures are woken at once.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use phalanx_prim::{Ordering, Word};
+use phalanx_shm::{Held, Interest, Shared};
+use phalanx_sync::{Gate, Key};
+use phalanx_sys::wait::{MAX_WORDS, WaitedAny, wait_any};
+
+struct Entry {
+    gate: &'static Gate<Shared>,
+    key: Key,
+    wakers: Vec<Waker>,
+    // Keeps the gate's object alive while the thread sleeps on it.
+    _held: Held,
+}
+
+struct Reactor {
+    owner: u32,
+    bell: Arc<Word>,
+    entries: Vec<Entry>,
+}
+
+static REACTORS: Mutex<Vec<Arc<Mutex<Reactor>>>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn start() -> Arc<Mutex<Reactor>> {
+    let bell = Arc::new(Word::new(0));
+    let owner = phalanx_sys::ids::pid();
+    let reactor = Arc::new(Mutex::new(Reactor {
+        owner,
+        bell,
+        entries: Vec::new(),
+    }));
+    let for_thread = Arc::clone(&reactor);
+    std::thread::Builder::new()
+        .name("phalanx-reactor".to_owned())
+        .spawn(move || run(&for_thread))
+        .expect("the system has a thread for the wakers of coroutines");
+    reactor
+}
+
+fn run(reactor: &Mutex<Reactor>) {
+    let bell = Arc::clone(&lock(reactor).bell);
+    loop {
+        let rung = bell.load(Ordering::Acquire);
+        let waits: Vec<_> = lock(reactor)
+            .entries
+            .iter()
+            .map(|entry| (entry.gate, entry.key))
+            .collect();
+        // The bell is private and the gates are shared; a shared wait serves both.
+        let mut words = vec![(&**bell, rung)];
+        words.extend(
+            waits
+                .iter()
+                .map(|(gate, key)| (&**gate.word(), key.expected())),
+        );
+        if let WaitedAny::Unsupported = wait_any(&words, None, phalanx_prim::Scope::Shared) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let mut fired = Vec::new();
+        lock(reactor).entries.retain_mut(|entry| {
+            let changed = entry.gate.word().load(Ordering::Acquire) != entry.key.expected();
+            if changed {
+                fired.append(&mut entry.wakers);
+            }
+            !changed
+        });
+        fired.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Leaves a waker at a gate. The caller looks at its object again afterwards.
+fn register(gate: &'static Gate<Shared>, held: &Held, waker: &Waker) {
+    let mut reactors = lock(&REACTORS);
+    let me = phalanx_sys::ids::pid();
+    // A forked child has none of its parent's threads.
+    reactors.retain(|reactor| lock(reactor).owner == me);
+    let same = |entry: &Entry| std::ptr::eq(entry.gate, gate);
+    let found = reactors
+        .iter()
+        .find(|reactor| lock(reactor).entries.iter().any(same))
+        .or_else(|| {
+            reactors
+                .iter()
+                .find(|reactor| lock(reactor).entries.len() < MAX_WORDS - 1)
+        })
+        .cloned();
+    let reactor = found.unwrap_or_else(|| {
+        let reactor = start();
+        reactors.push(Arc::clone(&reactor));
+        reactor
+    });
+    drop(reactors);
+    let mut reactor = lock(&reactor);
+    let mut missed = Vec::new();
+    match reactor.entries.iter_mut().find(|entry| same(entry)) {
+        Some(entry) => {
+            let (key, undisturbed) = gate.prepare_after(Some(entry.key));
+            if !undisturbed {
+                missed.append(&mut entry.wakers);
+            }
+            entry.key = key;
+            if !entry.wakers.iter().any(|known| known.will_wake(waker)) {
+                entry.wakers.push(waker.clone());
+            }
+        }
+        None => {
+            let key = gate.prepare();
+            reactor.entries.push(Entry {
+                gate,
+                key,
+                wakers: vec![waker.clone()],
+                _held: held.clone(),
+            });
+        }
+    }
+    let bell = Arc::clone(&reactor.bell);
+    drop(reactor);
+    bell.fetch_add(1, Ordering::Release);
+    bell.wake(1, phalanx_prim::Scope::Shared);
+    missed.into_iter().for_each(Waker::wake);
+}
+
+/// A future that looks, and sleeps at a gate between looks. Made by the objects' own methods.
+///
+/// Dropped before it is ready, it passes a wake that was meant for it on to the next.
+#[must_use = "a future does nothing until it is awaited"]
+pub struct Ready<'a, T> {
+    gate: &'static Gate<Shared>,
+    held: &'a Held,
+    look: Box<dyn FnMut() -> Option<T> + Send + 'a>,
+    interest: Option<Interest>,
+}
+
+impl<'a, T> Ready<'a, T> {
+    /// Makes one of a gate of the object that is held, and a look that must not block.
+    pub fn new(
+        gate: &'static Gate<Shared>,
+        held: &'a Held,
+        look: impl FnMut() -> Option<T> + Send + 'a,
+    ) -> Self {
+        Self {
+            gate,
+            held,
+            look: Box::new(look),
+            interest: None,
+        }
+    }
+}
+
+impl<T> Future for Ready<'_, T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let this = &mut *self;
+        if let Some(answer) = (this.look)() {
+            this.interest = None;
+            return Poll::Ready(answer);
+        }
+        if this.interest.is_none() {
+            this.interest = Some(Interest::of(this.gate.word()));
+        }
+        register(this.gate, this.held, cx.waker());
+        match (this.look)() {
+            Some(answer) => {
+                this.interest = None;
+                Poll::Ready(answer)
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<T> Drop for Ready<'_, T> {
+    fn drop(&mut self) {
+        if self.interest.is_some() {
+            self.gate.notify(1);
+        }
+    }
+}
+
+impl<T> std::fmt::Debug for Ready<'_, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ready")
+    }
+}
