@@ -1,10 +1,14 @@
-//! Helpers: this same executable, started again to be a peer's other process.
+//! Helpers: the other processes of a contestant, forked for the limits, this same executable started again for peers.
 
 use std::io;
-use std::process::{Child, Command};
+use std::os::fd::OwnedFd;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::{Result, peers, sys, zygote};
+use crate::sys::{self, Forked, Map};
+use crate::{Result, SPIN, peers, zygote};
 
 /// Names the role that a helper plays; set in helpers only.
 const ROLE: &str = "PHALANX_BENCH_HELPER";
@@ -29,6 +33,28 @@ impl Helper {
             .spawn()?;
         Ok(Self { child })
     }
+
+    /// Starts a helper that takes orders on its standard input, whose end ends it, and reports on its output.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn guided(role: &str, address: &str) -> io::Result<(Self, ChildStdin, ChildStdout)> {
+        let mut child = Command::new("/proc/self/exe")
+            .env(ROLE, role)
+            .env(ADDRESS, address)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take();
+        let helper = Self { child };
+        let missing = || io::Error::other("the helper has no pipes");
+        Ok((
+            helper,
+            stdin.ok_or_else(missing)?,
+            stdout.ok_or_else(missing)?,
+        ))
+    }
 }
 
 impl Drop for Helper {
@@ -43,6 +69,63 @@ impl Drop for Helper {
         eprintln!("a helper did not end by itself: killed");
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A forked helper that works when ordered to and sleeps in between; ended when dropped.
+#[derive(Debug)]
+pub struct Ordered {
+    map: Rc<Map>,
+    serial: u32,
+    _process: Forked,
+}
+
+const ORDERS: usize = 0;
+const REPORTS: usize = 1;
+
+impl Ordered {
+    /// Forks a helper in which `prepare` runs once and what it returns is called with the number of each order.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn start<W: FnMut(u64)>(
+        keep: &[&OwnedFd],
+        prepare: impl FnOnce() -> W,
+    ) -> io::Result<Self> {
+        let map = Rc::new(Map::new(4096)?);
+        let process = Forked::start(keep, || {
+            let mut work = prepare();
+            let mut serial = 0_u32;
+            loop {
+                serial = serial.wrapping_add(1);
+                let orders = map.line(ORDERS);
+                orders.wait_for(serial, Duration::ZERO);
+                map.line(REPORTS + 1).publish(serial);
+                work(orders.wide.load(Ordering::Relaxed));
+                map.line(REPORTS).publish(serial);
+            }
+        })?;
+        Ok(Self {
+            map,
+            serial: 0,
+            _process: process,
+        })
+    }
+
+    /// Orders the helper to work and returns as soon as it has begun.
+    pub fn begin(&mut self, count: u64) {
+        self.serial = self.serial.wrapping_add(1);
+        let orders = self.map.line(ORDERS);
+        orders.wide.store(count, Ordering::Relaxed);
+        orders.publish(self.serial);
+        self.map
+            .line(REPORTS + 1)
+            .wait_for(self.serial, Duration::ZERO);
+    }
+
+    /// Blocks until the helper has done what it was ordered.
+    pub fn end(&self) {
+        self.map.line(REPORTS).wait_for(self.serial, SPIN);
     }
 }
 

@@ -21,6 +21,10 @@ pub type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Sen
 /// How long the limits with a "short spin" look before they sleep.
 pub const SPIN: Duration = Duration::from_micros(2);
 
+/// How long the limits with a "long spin" look: longer than a wake-up takes, so that once one side has slept both find
+/// back into step. Right only while a core is free for each.
+pub const LONG_SPIN: Duration = Duration::from_micros(50);
+
 /// What is measured: one way to do the table's one thing.
 pub trait Contestant {
     /// Does the thing `count` times and returns how long that took; setting up is not part of it.

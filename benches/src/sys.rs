@@ -137,6 +137,20 @@ impl Map {
         unsafe { self.base.add(offset) }
     }
 
+    /// Copies `bytes` to the beginning.
+    pub fn fill(&mut self, bytes: &[u8]) {
+        let to = self.at(0, bytes.len());
+        // SAFETY: the mapping has room (asserted by `at`), and `bytes` cannot lie in it: nobody borrows from it.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
+    }
+
+    /// Reads one word of each cache line of the first `len` bytes.
+    pub fn read(&mut self, len: usize) -> u64 {
+        let from = self.at(0, len);
+        // SAFETY: inside the mapping (asserted by `at`), aligned to a page, and borrowed for us alone.
+        unsafe { crate::ring::read_lines(from.as_ptr(), len) }
+    }
+
     /// Returns the cache line `index`.
     pub fn line(&self, index: usize) -> &Line {
         let at = self.at(index * size_of::<Line>(), size_of::<Line>());
@@ -306,6 +320,41 @@ pub fn write_u64(fd: &OwnedFd, value: u64) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Reads until `bytes` is full; `false` at the end of the stream.
+///
+/// # Errors
+/// The kernel's.
+pub fn read_exact(fd: &OwnedFd, bytes: &mut [u8]) -> io::Result<bool> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let rest = &mut bytes[done..];
+        // SAFETY: `rest` has room for that many bytes.
+        match unsafe { libc::read(fd.as_raw_fd(), rest.as_mut_ptr().cast(), rest.len()) } {
+            0 => return Ok(false),
+            n if n < 0 => return Err(io::Error::last_os_error()),
+            n => done += n.unsigned_abs(),
+        }
+    }
+    Ok(true)
+}
+
+/// Writes all of `bytes`.
+///
+/// # Errors
+/// The kernel's.
+pub fn write_all(fd: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let rest = &bytes[done..];
+        // SAFETY: `rest` holds that many bytes.
+        match unsafe { libc::write(fd.as_raw_fd(), rest.as_ptr().cast(), rest.len()) } {
+            n if n < 0 => return Err(io::Error::last_os_error()),
+            n => done += n.unsigned_abs(),
+        }
+    }
+    Ok(())
 }
 
 /// Makes the kernel reap this process's children by itself.

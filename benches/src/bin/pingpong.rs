@@ -6,11 +6,11 @@ use std::time::Duration;
 use phalanx_benches::ring::Ring;
 use phalanx_benches::sys::{self, Forked, Map};
 use phalanx_benches::{
-    Contestant, Entry, Group, Options, Result, Role, SPIN, peers, program, repeat, run,
+    Contestant, Entry, Group, LONG_SPIN, Options, Result, Role, SPIN, peers, program, repeat, run,
 };
 
 const SLEEPING_WORD: &str = "shared word + futex, sleeps at once";
-const SPINNING_RING: &str = "two rings in shared memory, 2 µs spin";
+const SPINNING_RING: &str = "two rings in shared memory, 50 µs spin";
 
 fn main() -> ExitCode {
     program(table)
@@ -35,7 +35,13 @@ fn contestants() -> Vec<Entry> {
             "two rings in shared memory, sleep at once",
             || rings(Duration::ZERO),
         ),
-        Entry::new(Role::Limit, SPINNING_RING, || rings(SPIN)),
+        Entry::new(
+            Role::Limit,
+            "two rings in shared memory, 2 µs spin",
+            || rings(SPIN),
+        ),
+        Entry::new(Role::Limit, "shared word + futex, 50 µs spin", || word(LONG_SPIN)),
+        Entry::new(Role::Limit, SPINNING_RING, || rings(LONG_SPIN)),
         Entry::new(Role::Limit, "two pipes", pipes),
         Entry::new(Role::Peer, "ipc-channel: two IpcSender<u64>", || {
             let mut echo = peers::ipc::Echo::start()?;
