@@ -6,6 +6,7 @@
 
 pub mod helper;
 pub mod lock;
+pub mod memory;
 pub mod peers;
 pub mod ring;
 pub mod sys;
@@ -14,6 +15,9 @@ pub mod zygote;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+
+/// One part in this many of a sample runs before it, untimed.
+const WARM_UP: u64 = 8;
 
 /// What a contestant answers; the error is shown below the table and its row left out.
 pub type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -66,7 +70,8 @@ pub enum Role {
 }
 
 impl Role {
-    fn name(self) -> &'static str {
+    /// Returns how a table shows it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Limit => "limit",
             Self::Peer => "peer",
@@ -284,8 +289,8 @@ pub fn run(group: Group, options: &Options) -> Result {
     }
     let ballast = group.weight.map(|load| load()).transpose()?;
     // Each contestant finds out for itself how often it has to be called for one sample; this warms it up, too.
-    runners.retain_mut(
-        |runner| match calibrate(runner.contestant.as_mut(), runner.name, options.sample()) {
+    runners.retain_mut(|runner| {
+        match calibrate(runner.contestant.as_mut(), runner.name, options.sample()) {
             Ok(count) => {
                 runner.count = count;
                 true
@@ -294,23 +299,20 @@ pub fn run(group: Group, options: &Options) -> Result {
                 notes.push(format!("{}: gave up: {error}", runner.name));
                 false
             }
-        },
-    );
+        }
+    });
     let mut probes = Vec::new();
+    let mut dice = 1;
     let began = Instant::now();
     let mut rounds = 0;
     while rounds < options.rounds() && (rounds < 5 || began.elapsed() < options.patience()) {
-        // Everyone follows everyone else equally often.
-        let len = runners.len().max(1);
-        runners.rotate_left(rounds * rounds % len);
+        // Another order each round: nobody always follows the same one.
+        shuffle(&mut runners, &mut dice);
         runners.retain_mut(|runner| {
             probes.push(probe());
-            sys::watch(runner.name, 60);
-            match runner.contestant.run(runner.count) {
-                Ok(time) => {
-                    runner
-                        .samples
-                        .push(time.as_secs_f64() * 1e9 / runner.count as f64);
+            match sample(runner) {
+                Ok(ns) => {
+                    runner.samples.push(ns);
                     true
                 }
                 Err(error) => {
@@ -336,10 +338,7 @@ pub fn run(group: Group, options: &Options) -> Result {
         })
         .collect();
     sys::watch("", 0);
-    print!(
-        "{}",
-        table(&group.title, limit, group.bytes, rows, &notes)?
-    );
+    print!("{}", table(&group.title, limit, group.bytes, rows, &notes)?);
     println!(
         "{rounds} rounds, {} cores{}{}; disturbed samples: {:.0} %.\n",
         cores(),
@@ -357,11 +356,7 @@ pub fn run(group: Group, options: &Options) -> Result {
     Ok(())
 }
 
-fn calibrate(
-    contestant: &mut dyn Contestant,
-    name: &'static str,
-    sample: Duration,
-) -> Result<u64> {
+fn calibrate(contestant: &mut dyn Contestant, name: &'static str, sample: Duration) -> Result<u64> {
     let mut count = 1_u64;
     loop {
         sys::watch(name, 60);
@@ -371,6 +366,28 @@ fn calibrate(
             return Ok(((sample.as_secs_f64() / each) as u64).max(1));
         }
         count *= 2;
+    }
+}
+
+/// Takes one sample, in nanoseconds a call.
+fn sample(runner: &mut Runner) -> Result<f64> {
+    sys::watch(runner.name, 60);
+    if runner.count >= WARM_UP {
+        // Lets the scheduler forget who ran before.
+        runner.contestant.run(runner.count / WARM_UP)?;
+    }
+    let time = runner.contestant.run(runner.count)?;
+    Ok(time.as_secs_f64() * 1e9 / runner.count as f64)
+}
+
+/// Brings `all` into another order; always the same orders, so that two runs differ by the machine only.
+fn shuffle<T>(all: &mut [T], dice: &mut u64) {
+    for last in (1..all.len()).rev() {
+        // Knuth's multiplier; the upper bits are the random ones.
+        *dice = dice
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        all.swap(last, (*dice >> 33) as usize % (last + 1));
     }
 }
 
@@ -513,6 +530,15 @@ mod tests {
         assert_eq!(quantile(&samples, 0.0), 1.0);
         assert_eq!(quantile(&samples, 0.9), 5.0);
         assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn a_shuffle_loses_nobody() {
+        let mut all = [1, 2, 3, 4, 5];
+        shuffle(&mut all, &mut 1);
+        all.sort_unstable();
+        assert_eq!(all, [1, 2, 3, 4, 5]);
+        shuffle::<u8>(&mut [], &mut 1);
     }
 
     #[test]

@@ -61,7 +61,11 @@ impl Zygote {
         let answer = self.map.line(0);
         answer.wait_for(self.serial, Duration::ZERO);
         let result = answer.wide.load(std::sync::atomic::Ordering::Relaxed);
-        let pid = self.map.line(1).word.load(std::sync::atomic::Ordering::Relaxed);
+        let pid = self
+            .map
+            .line(1)
+            .word
+            .load(std::sync::atomic::Ordering::Relaxed);
         Ok((result, pid.cast_signed()))
     }
 

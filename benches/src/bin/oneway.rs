@@ -9,7 +9,8 @@ use phalanx_benches::ring::{Ring, read_all};
 use phalanx_benches::sys::{self, Map};
 use phalanx_benches::{Contestant, Entry, Group, Options, Result, Role, SPIN, peers, program, run};
 
-const RING: &str = "minimal ring of records, read in place";
+const RING: &str = "minimal ring of records, 2 µs spin";
+const SLEEPING: &str = "minimal ring of records, sleeps at once";
 const MEMCPY: &str = "one memcpy + one read of every line, one thread";
 
 fn main() -> ExitCode {
@@ -25,9 +26,15 @@ fn table(options: &Options) -> Result {
     ] {
         let title = format!("One way: messages of {name}");
         if options.wants(&title) {
-            let limit = if size < 1 << 16 { RING } else { MEMCPY };
+            let (limit, busy) = if size < 1 << 16 {
+                (RING, SLEEPING)
+            } else {
+                (MEMCPY, MEMCPY)
+            };
             run(
-                Group::new(title, limit, contestants(size)).of_bytes(size),
+                Group::new(title, limit, contestants(size))
+                    .when_busy(busy)
+                    .of_bytes(size),
                 options,
             )?;
         }
@@ -67,9 +74,12 @@ fn small(size: usize) -> Vec<Entry> {
         Entry::new(Role::Limit, RING, move || {
             ring(Ring::new(size, capacity, SPIN)?, size, size)
         }),
+        Entry::new(Role::Limit, SLEEPING, move || {
+            ring(Ring::new(size, capacity, Duration::ZERO)?, size, size)
+        }),
         Entry::new(
             Role::Limit,
-            "the same ring, each end remembers the other's counter",
+            "minimal ring, 2 µs spin, each end remembers the other's counter",
             move || ring(Ring::new(size, capacity, SPIN)?.remembering(), size, size),
         ),
         Entry::new(

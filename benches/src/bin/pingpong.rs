@@ -29,7 +29,9 @@ fn table(options: &Options) -> Result {
 fn contestants() -> Vec<Entry> {
     let mut entries = vec![
         Entry::new(Role::Limit, SLEEPING_WORD, || word(Duration::ZERO)),
-        Entry::new(Role::Limit, "shared word + futex, 2 µs spin", || word(SPIN)),
+        Entry::new(Role::Limit, "shared word + futex, 2 µs spin", || {
+            word(SPIN)
+        }),
         Entry::new(
             Role::Limit,
             "two rings in shared memory, sleep at once",
@@ -40,7 +42,9 @@ fn contestants() -> Vec<Entry> {
             "two rings in shared memory, 2 µs spin",
             || rings(SPIN),
         ),
-        Entry::new(Role::Limit, "shared word + futex, 50 µs spin", || word(LONG_SPIN)),
+        Entry::new(Role::Limit, "shared word + futex, 50 µs spin", || {
+            word(LONG_SPIN)
+        }),
         Entry::new(Role::Limit, SPINNING_RING, || rings(LONG_SPIN)),
         Entry::new(Role::Limit, "two pipes", pipes),
         Entry::new(Role::Peer, "ipc-channel: two IpcSender<u64>", || {

@@ -99,11 +99,7 @@ impl Place {
             .open_or_create()?)
     }
 
-    fn events(
-        &self,
-        node: &Node<Service>,
-        name: &str,
-    ) -> Result<event::PortFactory<Service>> {
+    fn events(&self, node: &Node<Service>, name: &str) -> Result<event::PortFactory<Service>> {
         Ok(node
             .service_builder(&name.try_into()?)
             .event()
@@ -172,7 +168,11 @@ impl Drop for Guided {
             return;
         };
         // The crate leaves the node's management segment behind.
-        for file in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+        for file in std::fs::read_dir("/dev/shm")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let name = file.file_name();
             if name
                 .as_encoded_bytes()
@@ -204,18 +204,9 @@ impl Ends {
                 .publisher_builder()
                 .backpressure_strategy(strategy)
                 .create()?,
-            subscriber: place
-                .numbers(&node, back)?
-                .subscriber_builder()
-                .create()?,
-            notifier: place
-                .events(&node, out)?
-                .notifier_builder()
-                .create()?,
-            listener: place
-                .events(&node, back)?
-                .listener_builder()
-                .create()?,
+            subscriber: place.numbers(&node, back)?.subscriber_builder().create()?,
+            notifier: place.events(&node, out)?.notifier_builder().create()?,
+            listener: place.events(&node, back)?.listener_builder().create()?,
             wait: if place.task == "event" {
                 Wait::Event
             } else {
