@@ -14,6 +14,8 @@ use crate::{Result, SPIN, peers, zygote};
 const ROLE: &str = "PHALANX_BENCH_HELPER";
 /// What the helper needs to know to reach its parent.
 const ADDRESS: &str = "PHALANX_BENCH_ADDRESS";
+/// Whose end is the helper's, too.
+const PARENT: &str = "PHALANX_BENCH_PARENT";
 
 /// A helper process: ends by itself when its contestant says so, killed two seconds later if not.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ impl Helper {
         let child = Command::new("/proc/self/exe")
             .env(ROLE, role)
             .env(ADDRESS, address)
+            .env(PARENT, std::process::id().to_string())
             .spawn()?;
         Ok(Self { child })
     }
@@ -42,6 +45,7 @@ impl Helper {
         let mut child = Command::new("/proc/self/exe")
             .env(ROLE, role)
             .env(ADDRESS, address)
+            .env(PARENT, std::process::id().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -134,7 +138,8 @@ pub fn answer() {
     let Some(role) = std::env::var_os(ROLE) else {
         return;
     };
-    sys::end_with_parent();
+    let parent = std::env::var(PARENT).ok().and_then(|id| id.parse().ok());
+    sys::end_with_parent(parent.unwrap_or(0));
     let address = std::env::var(ADDRESS).unwrap_or_default();
     let outcome: Result = match role.to_str() {
         Some(zygote::SPAWNED) => zygote::spawned(&address),

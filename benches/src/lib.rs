@@ -13,6 +13,7 @@ pub mod sys;
 pub mod zygote;
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -122,6 +123,7 @@ pub struct Group {
     busy: &'static str,
     bytes: Option<u64>,
     entries: Vec<Entry>,
+    notes: Vec<String>,
     weight: Option<Box<dyn FnOnce() -> Result<sys::Ballast>>>,
 }
 
@@ -134,6 +136,7 @@ impl Group {
             busy: limit,
             bytes: None,
             entries,
+            notes: Vec::new(),
             weight: None,
         }
     }
@@ -149,6 +152,13 @@ impl Group {
     #[must_use]
     pub fn of_bytes(mut self, bytes: usize) -> Self {
         self.bytes = Some(bytes as u64);
+        self
+    }
+
+    /// Says something below the table.
+    #[must_use]
+    pub fn note(mut self, note: &str) -> Self {
+        self.notes.push(note.to_owned());
         self
     }
 
@@ -202,14 +212,23 @@ impl Options {
     }
 
     fn rounds(&self) -> usize {
-        if self.quick { 7 } else { 101 }
+        match (self.quick, self.busy) {
+            (true, _) => 7,
+            (false, false) => 101,
+            (false, true) => 41,
+        }
     }
 
+    /// With busy cores a sample must see many turns of the scheduler, which takes some milliseconds for each.
     fn sample(&self) -> Duration {
-        Duration::from_millis(if self.quick { 2 } else { 10 })
+        Duration::from_millis(match (self.quick, self.busy) {
+            (true, false) => 2,
+            (false, false) | (true, true) => 10,
+            (false, true) => 50,
+        })
     }
 
-    /// A group ends after this long even if rounds are missing: 64 MiB are not sent as often as 64 bytes.
+    /// A table ends after this long even if rounds are missing: 64 MiB are not sent as often as 64 bytes.
     fn patience(&self) -> Duration {
         Duration::from_secs(if self.quick { 5 } else { 90 })
     }
@@ -272,7 +291,7 @@ struct Runner {
 /// If the limit itself cannot be measured, or the parent cannot be made big.
 pub fn run(group: Group, options: &Options) -> Result {
     let limit = if options.busy { group.busy } else { group.idle };
-    let mut notes = Vec::new();
+    let mut notes = group.notes;
     let mut runners = Vec::new();
     for entry in group.entries {
         match entry.contestant {
@@ -352,7 +371,7 @@ pub fn run(group: Group, options: &Options) -> Result {
             b.bytes() >> 20
         )),
         disturbed(&mut probes),
-    );
+    )?;
     Ok(())
 }
 

@@ -167,12 +167,11 @@ impl Drop for Map {
     }
 }
 
-/// Asks the kernel to end this process when the thread that started it is gone.
-pub fn end_with_parent() {
+/// Asks the kernel to end this process when the thread that started it is gone; ends it at once if `parent` already is.
+pub fn end_with_parent(parent: u32) {
     // SAFETY: sets a flag of this process.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    // SAFETY: reads a number.
-    if unsafe { libc::getppid() } == 1 && std::process::id() != 1 {
+    if std::os::unix::process::parent_id() != parent {
         exit_now(1);
     }
 }
@@ -195,12 +194,13 @@ impl Forked {
     /// # Errors
     /// The kernel's.
     pub fn start(keep: &[&OwnedFd], work: impl FnOnce()) -> io::Result<Self> {
+        let parent = std::process::id();
         // SAFETY: the child runs `work`, which uses shared memory, system calls and at most the allocator (whose locks
         // libc resets in the child), and never returns from here.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => {
-                end_with_parent();
+                end_with_parent(parent);
                 close_all_but(keep);
                 let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
                 exit_now(if outcome.is_ok() { 0 } else { 101 })

@@ -115,7 +115,8 @@ pub fn spawn_self(argument: u64) -> Result<u64> {
     let (reader, writer) = sys::pipe()?;
     let role = CString::new(format!("PHALANX_BENCH_HELPER={SPAWNED}"))?;
     let address = CString::new(format!("PHALANX_BENCH_ADDRESS={argument}"))?;
-    let pid = sys::spawn_self(&[&role, &address], &writer)?;
+    let parent = CString::new(format!("PHALANX_BENCH_PARENT={}", std::process::id()))?;
+    let pid = sys::spawn_self(&[&role, &address, &parent], &writer)?;
     drop(writer);
     let result = sys::read_u64(&reader)?;
     sys::reap(pid)?;
@@ -157,11 +158,12 @@ pub fn idle_children(count: usize) -> io::Result<(Vec<u32>, UnixStream, Forked)>
     let theirs = OwnedFd::from(theirs);
     let zygote = Forked::start(&[&theirs], || {
         sys::never_reap();
+        let zygote = std::process::id();
         for _ in 0..count {
             // SAFETY: the zygote has one thread; the child does no more than the lines below.
             match unsafe { sys::bare_fork(0) } {
                 Ok(0) => {
-                    sys::end_with_parent();
+                    sys::end_with_parent(zygote);
                     let _ = sys::write_u64(&theirs, u64::from(std::process::id()));
                     // Nobody writes to it: this returns when the parent has dropped its end.
                     let _ = sys::read_u64(&theirs);

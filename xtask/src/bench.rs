@@ -18,7 +18,13 @@ pub(crate) fn bench(table: Option<&str>, quick: bool) -> Outcome {
         ));
     }
     let tables = table.map_or(TABLES.to_vec(), |one| vec![one]);
-    let mut build = Sh::cargo(&["build", "--release", "--locked", "--manifest-path", MANIFEST]);
+    let mut build = Sh::cargo(&[
+        "build",
+        "--release",
+        "--locked",
+        "--manifest-path",
+        MANIFEST,
+    ]);
     for table in &tables {
         build = build.args(&["--bin", table]);
     }

@@ -34,7 +34,8 @@ fn table(options: &Options) -> Result {
             run(
                 Group::new(title, limit, contestants(size))
                     .when_busy(busy)
-                    .of_bytes(size),
+                    .of_bytes(size)
+                    .note(peers::CROSSMIST),
                 options,
             )?;
         }

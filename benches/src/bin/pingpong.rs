@@ -21,7 +21,9 @@ fn table(options: &Options) -> Result {
     if !options.wants(title) {
         return Ok(());
     }
-    let group = Group::new(title, SPINNING_RING, contestants()).when_busy(SLEEPING_WORD);
+    let group = Group::new(title, SPINNING_RING, contestants())
+        .when_busy(SLEEPING_WORD)
+        .note(peers::CROSSMIST);
     run(group, options)
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use phalanx_benches::peers::ipc::Echo;
+use phalanx_benches::peers::{CROSSMIST, ipc::Echo};
 use phalanx_benches::ring::Ring;
 use phalanx_benches::sys::Forked;
 use phalanx_benches::{
@@ -33,7 +33,7 @@ fn table(options: &Options) -> Result {
     ] {
         if options.wants(title) {
             let group = Group::new(title, limit, contestants(workers, window));
-            run(group.when_busy(SLEEPING), options)?;
+            run(group.when_busy(SLEEPING).note(CROSSMIST), options)?;
         }
     }
     Ok(())

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use phalanx_benches::zygote::{self, Zygote, function};
-use phalanx_benches::{Contestant, Entry, Group, Options, Result, Role, program, repeat, run};
+use phalanx_benches::{
+    Contestant, Entry, Group, Options, Result, Role, peers, program, repeat, run,
+};
 
 const ZYGOTE: &str = "bare zygote: its child is ours, result in shared memory, waited for";
 const SPAWN: &str = "posix_spawn of self, result by pipe, waited for";
@@ -15,12 +17,17 @@ fn main() -> ExitCode {
 fn table(options: &Options) -> Result {
     let title = "Spawn: a function in a new process";
     if options.wants(title) {
-        run(Group::new(title, ZYGOTE, contestants()), options)?;
+        run(
+            Group::new(title, ZYGOTE, contestants()).note(peers::CROSSMIST),
+            options,
+        )?;
     }
     let title = "Spawn: the same with 1 GiB resident in the parent";
     if options.wants(title) {
         run(
-            Group::new(title, ZYGOTE, contestants()).with_resident(1 << 30),
+            Group::new(title, ZYGOTE, contestants())
+                .with_resident(1 << 30)
+                .note(peers::CROSSMIST),
             options,
         )?;
     }
