@@ -357,8 +357,11 @@ pub fn run(group: Group, options: &Options) -> Result {
         })
         .collect();
     sys::watch("", 0);
-    print!("{}", table(&group.title, limit, group.bytes, rows, &notes)?);
-    println!(
+    let text = table(&group.title, limit, group.bytes, rows, &notes)?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    writeln!(
+        out,
         "{rounds} rounds, {} cores{}{}; disturbed samples: {:.0} %.\n",
         cores(),
         if options.busy {
