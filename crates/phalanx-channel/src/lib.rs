@@ -20,7 +20,7 @@ mod select;
 
 pub use message::{Loan, Message};
 pub use phalanx_sync::CreateError;
-pub use pipe::{Connection, pipe};
+pub use pipe::{Connection, Ends, pipe};
 pub use queue::{
     GetError, GetFuture, Items, JoinError, PutError, PutErrorKind, Queue, QueueBuilder,
     SimpleQueue, TaskDoneError,

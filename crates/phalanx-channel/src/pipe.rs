@@ -69,6 +69,9 @@ pub struct Connection<S, R = S> {
     of: PhantomData<fn(S) -> R>,
 }
 
+/// The two ends of a pipe.
+pub type Ends<S, R> = (Connection<S, R>, Connection<R, S>);
+
 /// Makes a pipe and returns its two ends.
 ///
 /// # Errors
@@ -86,7 +89,7 @@ pub struct Connection<S, R = S> {
 /// assert!(left.send(8).unwrap_err().value == 8);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn pipe<S, R>() -> Result<(Connection<S, R>, Connection<R, S>), CreateError> {
+pub fn pipe<S, R>() -> Result<Ends<S, R>, CreateError> {
     crate::install();
     let arena = session()?;
     let there = RawQueue::new(arena, Bounds::default())?;

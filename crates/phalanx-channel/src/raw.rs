@@ -660,7 +660,13 @@ impl Core<'_> {
     }
 
     /// Takes the first record if there is one. The head lock is held.
-    fn get_locked(&self, buffer: &mut Vec<u8>) -> Option<Option<(BlockRef, usize)>> {
+    /// Takes the first record if there is one. `claim` sees its bytes first; a death from then on until the commit lets the
+    /// next consumer see them again.
+    fn get_locked(
+        &self,
+        buffer: &mut Vec<u8>,
+        claim: impl FnOnce(&[u8]),
+    ) -> Option<Option<(BlockRef, usize)>> {
         let side = &self.state.head;
         loop {
             let (segment, ring) = self.segment(&side.segment);
@@ -687,6 +693,8 @@ impl Core<'_> {
                 // SAFETY: `len` bytes were initialised just now, and the capacity was reserved.
                 unsafe { buffer.set_len(len) };
             }
+            claim(buffer);
+            points::point("queue.get.claimed");
             self.note(side, end, block, len);
             points::point("queue.get.noted");
             if let Some(block) = block {
@@ -943,7 +951,7 @@ impl RawQueue {
         loop {
             if core.len() > 0 {
                 core.lock_head();
-                let got = core.get_locked(buffer);
+                let got = core.get_locked(buffer, |_| {});
                 core.state.head.lock.unlock();
                 match got {
                     Some(None) => return Ok(Received::Inline),
@@ -965,6 +973,25 @@ impl RawQueue {
                 (core.len() > 0 || core.closed().is_some()).then_some(())
             })?;
         }
+    }
+
+    /// Takes the first item, which is small, if there is one now. `claim` sees its bytes under the queue's lock, before it
+    /// leaves the queue: if this process dies in between, another consumer sees them again. It must be quick and must not
+    /// panic. Returns whether there was an item.
+    pub fn try_get_claimed(&self, buffer: &mut Vec<u8>, claim: impl FnOnce(&[u8])) -> bool {
+        let core = self.core();
+        if core.len() == 0 {
+            return false;
+        }
+        buffer.clear();
+        buffer.reserve(INLINE_MOST);
+        core.lock_head();
+        let got = core.get_locked(buffer, claim);
+        core.state.head.lock.unlock();
+        if let Some(Some((block, len))) = got {
+            drop(Message::new(self.held.arena(), block, len));
+        }
+        got.is_some()
     }
 
     /// Takes the first item as a message of its own; blocks while the queue is empty.

@@ -163,6 +163,13 @@ impl<'a, T> Ready<'a, T> {
     }
 }
 
+impl<T> Ready<'_, T> {
+    /// Drops it without passing a wake on: for the only one who waits at its gate.
+    pub fn detach(mut self) {
+        self.interest = None;
+    }
+}
+
 impl<T> Future for Ready<'_, T> {
     type Output = T;
 

@@ -8,8 +8,14 @@ use phalanx_sync::{Event, Lock};
 #[test]
 fn values_come_out_as_they_went_in() {
     let queue = Queue::new().unwrap();
-    let values: Vec<(String, Option<Vec<u64>>)> =
-        (0..500).map(|i| (format!("value {i}"), (i % 3 > 0).then(|| (0..i * 5).collect()))).collect();
+    let values: Vec<(String, Option<Vec<u64>>)> = (0..500)
+        .map(|i| {
+            (
+                format!("value {i}"),
+                (i % 3 > 0).then(|| (0..i * 5).collect()),
+            )
+        })
+        .collect();
     for value in &values {
         queue.put(value.clone()).unwrap();
     }
@@ -17,7 +23,10 @@ fn values_come_out_as_they_went_in() {
         assert_eq!(&queue.get().unwrap(), value);
     }
     assert!(matches!(queue.try_get(), Err(GetError::Empty)));
-    assert!(matches!(queue.get_timeout(Duration::from_millis(3)), Err(GetError::Empty)));
+    assert!(matches!(
+        queue.get_timeout(Duration::from_millis(3)),
+        Err(GetError::Empty)
+    ));
 }
 
 #[test]
@@ -29,17 +38,33 @@ fn bounds_hold_and_give_the_item_back() {
     let error = queue.try_put("c".to_owned()).unwrap_err();
     assert!(matches!(error.kind, PutErrorKind::Full));
     assert_eq!(error.value, "c");
-    assert!(queue.put_timeout(error.value, Duration::from_millis(3)).is_err());
+    assert!(
+        queue
+            .put_timeout(error.value, Duration::from_millis(3))
+            .is_err()
+    );
     assert_eq!(queue.get().unwrap(), "a");
     queue.try_put("c".to_owned()).unwrap();
 
-    let small = Queue::<Vec<u8>>::builder().bytes(100).build::<Vec<u8>>().unwrap();
-    assert!(matches!(small.put(vec![0; 200]).unwrap_err().kind, PutErrorKind::TooLarge { most: 100, .. }));
+    let small = Queue::<Vec<u8>>::builder()
+        .bytes(100)
+        .build::<Vec<u8>>()
+        .unwrap();
+    assert!(matches!(
+        small.put(vec![0; 200]).unwrap_err().kind,
+        PutErrorKind::TooLarge { most: 100, .. }
+    ));
     small.put(vec![0; 60]).unwrap();
-    assert!(matches!(small.try_put(vec![0; 60]).unwrap_err().kind, PutErrorKind::Full));
+    assert!(matches!(
+        small.try_put(vec![0; 60]).unwrap_err().kind,
+        PutErrorKind::Full
+    ));
 
     let error = Queue::<u8>::bounded(0).unwrap_err();
-    assert!(error.to_string().contains("nothing would ever fit"), "{error}");
+    assert!(
+        error.to_string().contains("nothing would ever fit"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -67,10 +92,16 @@ fn join_waits_for_what_is_not_done() {
     let queue = Queue::joinable().unwrap();
     queue.put(1).unwrap();
     queue.put(2).unwrap();
-    assert_eq!(queue.task_done().unwrap_err().to_string().split('(').next(), Some("task_done"));
+    assert_eq!(
+        queue.task_done().unwrap_err().to_string().split('(').next(),
+        Some("task_done")
+    );
     queue.get().unwrap();
     queue.task_done().unwrap();
-    assert_eq!(queue.join_timeout(Duration::from_millis(3)), Err(JoinError::TimedOut));
+    assert_eq!(
+        queue.join_timeout(Duration::from_millis(3)),
+        Err(JoinError::TimedOut)
+    );
     queue.get().unwrap();
     queue.task_done().unwrap();
     queue.join().unwrap();
@@ -127,7 +158,8 @@ fn pipes_know_when_the_other_end_is_gone() {
 fn wait_says_which_are_ready() {
     let queues: Vec<_> = (0..200).map(|_| Queue::<usize>::new().unwrap()).collect();
     let (left, right) = pipe::<u8, u8>().unwrap();
-    let mut all: Vec<&dyn phalanx_channel::Waitable> = queues.iter().map(|queue| queue as _).collect();
+    let mut all: Vec<&dyn phalanx_channel::Waitable> =
+        queues.iter().map(|queue| queue as _).collect();
     all.push(&right);
     assert!(wait(&all, Some(Duration::from_millis(5))).is_empty());
     for index in [0, 150] {
@@ -146,8 +178,15 @@ fn wait_says_which_are_ready() {
 
 #[test]
 fn coroutines_share_queues_with_threads() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
-    let (queue, answers) = (Queue::<u32>::bounded(4).unwrap(), Queue::<u32>::new().unwrap());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_time()
+        .build()
+        .unwrap();
+    let (queue, answers) = (
+        Queue::<u32>::bounded(4).unwrap(),
+        Queue::<u32>::new().unwrap(),
+    );
     let consumers: Vec<_> = (0..6)
         .map(|_| {
             let (queue, answers) = (queue.clone(), answers.clone());
@@ -166,8 +205,13 @@ fn coroutines_share_queues_with_threads() {
             }
         })
     };
-    let mut seen: Vec<u32> =
-        (0..2000).map(|_| answers.get_timeout(Duration::from_secs(60)).expect("an answer is missing")).collect();
+    let mut seen: Vec<u32> = (0..2000)
+        .map(|_| {
+            answers
+                .get_timeout(Duration::from_secs(60))
+                .expect("an answer is missing")
+        })
+        .collect();
     seen.sort_unstable();
     assert_eq!(seen, (0..2000).map(|item| item * 2).collect::<Vec<_>>());
     queue.close();

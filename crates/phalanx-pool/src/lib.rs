@@ -1,1 +1,20 @@
-//! (under construction)
+//! Workers under supervision.
+//!
+//! [`Pool`] runs tasks in worker processes, each with one or more threads; [`ThreadPool`] has the same API over threads of
+//! this process. The essay is `README.md` beside this crate; `record` has the protocol's state table.
+#![warn(missing_docs)]
+
+mod engine;
+mod error;
+mod handle;
+mod map;
+mod pool;
+mod record;
+mod worker;
+
+pub use engine::{PoolStats, WorkerStats};
+pub use error::{BuildError, PoolError, SubmitError, WorkerDeath};
+pub use handle::TaskHandle;
+pub use map::{Imap, ImapUnordered, MapHandle, Numbered};
+pub use pool::{InitFn, JoinPoolError, Pool, PoolBuilder, TaskOptions};
+pub use worker::{WorkerId, current_worker, worker_state};
