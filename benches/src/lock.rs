@@ -197,7 +197,7 @@ impl Locked for parking_lot::Mutex<()> {
     }
 }
 
-/// A number that only the holder of a lock may change: load and store, so that a lock that lets two in is found out.
+/// A number in memory shared with children. Its increment is for the holder of a lock: load and store, so that a lock that lets two in is found out.
 #[derive(Debug)]
 pub struct Guarded {
     map: Map,
@@ -225,6 +225,11 @@ impl Guarded {
     pub fn add_one(&self) {
         let now = self.number().load(Ordering::Relaxed);
         self.number().store(now + 1, Ordering::Relaxed);
+    }
+
+    /// Replaces the number.
+    pub fn set(&self, value: u64) {
+        self.number().store(value, Ordering::SeqCst);
     }
 
     /// Returns the number.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use phalanx_benches::helper::Ordered;
@@ -91,63 +91,101 @@ fn uncontended(lock: impl Locked) -> Result<impl Contestant> {
     })
 }
 
-/// Half of the lockings here, half in a child; each adds 1 to a number that would show two being in at once.
-fn two_processes(lock: impl Locked + 'static) -> Result<impl Contestant> {
-    let lock = Rc::new(lock);
-    let number = Rc::new(Guarded::new()?);
-    let add = move |times: u64| {
-        for _ in 0..times {
-            lock.locked(|| number.add_one());
+/// Counts what both sides lock while this side locks `count` times. Each adds 1 to a number in two steps, which would
+/// show two being in at once.
+fn two_at_once(count: u64, number: &Guarded, mut lock_and_add: impl FnMut()) -> Duration {
+    // Both are at it before the clock starts, if there is a core for each; if not, the scheduler has had its time.
+    let before = number.get();
+    let patience = Instant::now();
+    while number.get() < before + 1000 && patience.elapsed() < Duration::from_millis(10) {
+        std::hint::spin_loop();
+    }
+    let before = number.get();
+    let began = Instant::now();
+    for _ in 0..count {
+        lock_and_add();
+    }
+    let time = began.elapsed();
+    let both = (number.get() - before).max(1);
+    time.mul_f64(count as f64 / both as f64)
+}
+
+/// What the two sides have in common, in memory of both.
+struct Arena<L> {
+    lock: L,
+    number: Guarded,
+    /// What the other side has added, written when it stops.
+    other: Guarded,
+    stop: Guarded,
+}
+
+impl<L: Locked> Arena<L> {
+    fn new(lock: L) -> Result<Self> {
+        Ok(Self {
+            lock,
+            number: Guarded::new()?,
+            other: Guarded::new()?,
+            stop: Guarded::new()?,
+        })
+    }
+
+    fn lock_and_add(&self) {
+        self.lock.locked(|| self.number.add_one());
+    }
+
+    /// Locks until told to stop.
+    fn keep_locking(&self) {
+        let mut times = 0;
+        while self.stop.get() == 0 {
+            for _ in 0..16 {
+                self.lock_and_add();
+            }
+            times += 16;
         }
-        number.get()
-    };
-    let mut other = Ordered::start(&[], || {
-        |times: u64| {
-            add(times);
-        }
-    })?;
-    let mut before = 0;
-    Ok(move |count: u64| {
-        let half = count.div_ceil(2);
-        other.begin(half);
-        let began = Instant::now();
-        add(half);
-        other.end();
-        let time = began.elapsed();
-        before += 2 * half;
-        all_counted(add(0), before)?;
+        self.other.set(self.other.get() + times);
+    }
+
+    /// Measures this side and the other together, which is at it already; `finish` waits until it has stopped.
+    fn measure(
+        &self,
+        count: u64,
+        mine: &mut u64,
+        finish: impl FnOnce() -> Result,
+    ) -> Result<Duration> {
+        let time = two_at_once(count, &self.number, || self.lock_and_add());
+        *mine += count;
+        self.stop.set(1);
+        finish()?;
+        self.stop.set(0);
+        all_counted(self.number.get(), *mine + self.other.get())?;
         Ok(time)
+    }
+}
+
+/// This process and a child.
+fn two_processes(lock: impl Locked + 'static) -> Result<impl Contestant> {
+    let arena = Rc::new(Arena::new(lock)?);
+    let mut other = Ordered::start(&[], || |_| arena.keep_locking())?;
+    let mut mine = 0;
+    Ok(move |count: u64| {
+        other.begin(0);
+        arena.measure(count, &mut mine, || {
+            other.end();
+            Ok(())
+        })
     })
 }
 
-/// The same with a second thread of this process.
+/// Two threads of this process.
 fn two_threads(lock: impl Locked + Send + Sync + 'static) -> Result<impl Contestant> {
-    let shared = Arc::new((lock, Guarded::new()?));
-    let mut before = 0;
+    let arena = Arc::new(Arena::new(lock)?);
+    let mut mine = 0;
     Ok(move |count: u64| -> Result<Duration> {
-        let half = count.div_ceil(2);
-        let ready = Arc::new(Barrier::new(2));
-        let add = {
-            let shared = Arc::clone(&shared);
-            let ready = Arc::clone(&ready);
-            move || {
-                ready.wait();
-                for _ in 0..half {
-                    shared.0.locked(|| shared.1.add_one());
-                }
-            }
-        };
-        let other = std::thread::spawn(add);
-        ready.wait();
-        let began = Instant::now();
-        for _ in 0..half {
-            shared.0.locked(|| shared.1.add_one());
-        }
-        other.join().map_err(|_| "the other thread panicked")?;
-        let time = began.elapsed();
-        before += 2 * half;
-        all_counted(shared.1.get(), before)?;
-        Ok(time)
+        let theirs = Arc::clone(&arena);
+        let other = std::thread::spawn(move || theirs.keep_locking());
+        arena.measure(count, &mut mine, || {
+            Ok(other.join().map_err(|_| "the other thread panicked")?)
+        })
     })
 }
 

@@ -58,12 +58,6 @@ fn contestants() -> Vec<Entry> {
                 })
             })
         }),
-        Entry::new(Role::InProcess, "std::sync::mpsc, two channels", std_mpsc),
-        Entry::new(
-            Role::InProcess,
-            "crossbeam-channel, two bounded(64)",
-            crossbeam,
-        ),
     ];
     #[cfg(feature = "iceoryx2")]
     {
@@ -79,6 +73,14 @@ fn contestants() -> Vec<Entry> {
             || PingPong::start(Wait::Event),
         ));
     }
+    entries.extend([
+        Entry::new(Role::InProcess, "std::sync::mpsc, two channels", std_mpsc),
+        Entry::new(
+            Role::InProcess,
+            "crossbeam-channel, two bounded(64)",
+            crossbeam,
+        ),
+    ]);
     entries
 }
 
