@@ -35,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) method: StartMethod,
     pub(crate) name: String,
     pub(crate) init: Option<(TaskRef, Vec<u8>)>,
+    /// Keep alive what the initializer's arguments name.
+    #[expect(dead_code, reason = "held for their destructors")]
     pub(crate) init_handles: Vec<Held>,
 }
 
@@ -67,6 +69,9 @@ struct Inner {
     restarts: u64,
     started: u64,
 }
+
+/// By [`phalanx_process::key_of`]: the reference of the name in the arena, and the name.
+type Functions = HashMap<(usize, usize), (u64, Arc<str>)>;
 
 type Callback = Box<dyn FnOnce() + Send>;
 
@@ -111,7 +116,7 @@ pub(crate) struct Engine {
     phase: AtomicU32,
     /// Notified when the pool is over.
     over: Gate<phalanx_shm::Local>,
-    functions: Mutex<HashMap<(usize, usize), (u64, Arc<str>)>>,
+    functions: Mutex<Functions>,
     deaths: Mutex<HashMap<u64, Arc<WorkerDeath>>>,
     submitted: AtomicU64,
     supervisor: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -204,7 +209,7 @@ impl Engine {
             init: config.init.clone(),
         };
         let mut builder = Process::builder()
-            .name(&format!("{}-{number}", config.name))
+            .name(format!("{}-{number}", config.name))
             .start_method(config.method)
             .daemon()
             .capture_stderr()
@@ -591,7 +596,7 @@ impl Engine {
 
     fn is_idle(&self) -> bool {
         // A task is on a seat before it leaves the queue, so this order of looks misses none.
-        self.tasks.len() == 0
+        self.tasks.is_empty()
             && self
                 .seats()
                 .iter()

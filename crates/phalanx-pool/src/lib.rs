@@ -10,6 +10,7 @@ mod handle;
 mod map;
 mod pool;
 mod record;
+mod threads;
 mod worker;
 
 pub use engine::{PoolStats, WorkerStats};
@@ -17,4 +18,7 @@ pub use error::{BuildError, PoolError, SubmitError, WorkerDeath};
 pub use handle::TaskHandle;
 pub use map::{Imap, ImapUnordered, MapHandle, Numbered};
 pub use pool::{InitFn, JoinPoolError, Pool, PoolBuilder, TaskOptions};
+pub use threads::{
+    ThreadImap, ThreadPool, ThreadPoolBuilder, ThreadTask, ThreadTaskError, with_thread_state,
+};
 pub use worker::{WorkerId, current_worker, worker_state};

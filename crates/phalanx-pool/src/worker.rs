@@ -158,7 +158,7 @@ impl Line<'_> {
         loop {
             if self.leaving.load(Ordering::Acquire) {
                 // The wake that brought us here may have been for somebody who stays.
-                if self.tasks.len() > 0 {
+                if !self.tasks.is_empty() {
                     self.tasks.readable().notify(1);
                 }
                 return;
@@ -177,14 +177,16 @@ impl Line<'_> {
                 points::point("pool.claimed");
             });
             if !taken {
-                if self.tasks.closed().is_some() && self.tasks.len() == 0 {
+                if self.tasks.closed().is_some() && self.tasks.is_empty() {
                     return;
                 }
                 clock_ns = 0;
                 let (tasks, leaving) = (&self.tasks, self.leaving);
                 let more = || {
-                    (tasks.len() > 0 || tasks.closed().is_some() || leaving.load(Ordering::Acquire))
-                        .then_some(())
+                    (!tasks.is_empty()
+                        || tasks.closed().is_some()
+                        || leaving.load(Ordering::Acquire))
+                    .then_some(())
                 };
                 let waited = self.tasks.readable().wait_until(Patience::FOREVER, more);
                 debug_assert!(waited.is_ok());

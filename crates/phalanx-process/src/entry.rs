@@ -221,7 +221,8 @@ pub(crate) fn run_closure_and_exit<R: serde::Serialize>(
     leave(code)
 }
 
-type Closure<'a> = &'a dyn Fn(&[u8], &mut Vec<u8>) -> Result<(), CodecError>;
+/// A function that a zygote carries.
+pub(crate) type Closure<'a> = &'a dyn Fn(&[u8], &mut Vec<u8>) -> Result<(), CodecError>;
 
 /// Runs the start record's task (or `closure` on its arguments) and returns the exit code.
 pub(crate) fn run(arena: &'static Arena, start: &StartHandle, closure: Option<Closure<'_>>) -> i32 {

@@ -315,7 +315,7 @@ fn serve_one(
     start: u64,
     tie: OwnedFd,
     stderr: Option<OwnedFd>,
-    closure: Option<&dyn Fn(&[u8], &mut Vec<u8>) -> Result<(), CodecError>>,
+    closure: Option<entry::Closure<'_>>,
 ) -> ! {
     if flags & QUIET_INTERRUPT == 0 {
         signal::restore(signal::SIGINT);

@@ -1,0 +1,643 @@
+//! The pool's API over threads of this process.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use phalanx_process::PanicReport;
+use phalanx_thread::panics;
+
+use crate::pool::JoinPoolError;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Blocks on `condvar` until `ready`, for at most `timeout`; returns whether it is.
+fn wait_until<'a, T>(
+    condvar: &Condvar,
+    mut guard: MutexGuard<'a, T>,
+    timeout: Option<Duration>,
+    ready: impl Fn(&T) -> bool,
+) -> (MutexGuard<'a, T>, bool) {
+    let started = Instant::now();
+    while !ready(&guard) {
+        guard = match timeout {
+            None => condvar.wait(guard).unwrap_or_else(PoisonError::into_inner),
+            Some(timeout) => {
+                let left = timeout.saturating_sub(started.elapsed());
+                if left.is_zero() {
+                    return (guard, false);
+                }
+                condvar
+                    .wait_timeout(guard, left)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
+            }
+        };
+    }
+    (guard, true)
+}
+
+/// A task of a [`ThreadPool`] ended without a value, or could not be waited for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ThreadTaskError {
+    /// It panicked.
+    #[error("{0}")]
+    Panicked(Box<PanicReport>),
+    /// It was cancelled before it began.
+    #[error("the task was cancelled")]
+    Cancelled,
+    /// The pool was terminated before it began.
+    #[error("the pool was terminated before the task was done")]
+    Terminated,
+    /// It is not done yet, and runs on.
+    #[error("not done after {0:?}; the task goes on")]
+    NotDone(Duration),
+    /// Its result was taken before.
+    #[error("the result of this task was taken already")]
+    Taken,
+    /// The pool was closed before it was submitted.
+    #[error("the pool is closed; submit before close()")]
+    Closed,
+}
+
+enum Stage<R> {
+    Waiting,
+    Running,
+    Done(Result<R, ThreadTaskError>),
+    Taken,
+}
+
+struct Cell<R> {
+    stage: Mutex<(Stage<R>, Vec<Waker>)>,
+    done: Condvar,
+}
+
+impl<R> Cell<R> {
+    fn finish(&self, result: Result<R, ThreadTaskError>) {
+        let wakers = {
+            let mut stage = lock(&self.stage);
+            stage.0 = Stage::Done(result);
+            std::mem::take(&mut stage.1)
+        };
+        self.done.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// waiting → running; `false` if it was cancelled.
+    fn begin(&self) -> bool {
+        let mut stage = lock(&self.stage);
+        let begins = matches!(stage.0, Stage::Waiting);
+        if begins {
+            stage.0 = Stage::Running;
+        }
+        begins
+    }
+
+    fn end_waiting(&self, error: ThreadTaskError) -> bool {
+        let ended = self.begin();
+        if ended {
+            self.finish(Err(error));
+        }
+        ended
+    }
+}
+
+trait Job: Send {
+    fn run(self: Box<Self>, retries: u32);
+    fn drop_waiting(&self);
+}
+
+struct Task<F, R> {
+    work: F,
+    cell: Arc<Cell<R>>,
+}
+
+impl<F, R> Job for Task<F, R>
+where
+    F: FnMut() -> R + Send,
+    R: Send,
+{
+    fn run(mut self: Box<Self>, retries: u32) {
+        if !self.cell.begin() {
+            return;
+        }
+        let mut attempt = 0;
+        let result = loop {
+            match panics::catch(|| (self.work)()) {
+                Ok(value) => break Ok(value),
+                Err(_) if attempt < retries => attempt += 1,
+                Err(report) => break Err(ThreadTaskError::Panicked(Box::new(report))),
+            }
+        };
+        self.cell.finish(result);
+    }
+
+    fn drop_waiting(&self) {
+        self.cell.end_waiting(ThreadTaskError::Terminated);
+    }
+}
+
+#[derive(Default)]
+struct Line {
+    jobs: VecDeque<Box<dyn Job>>,
+    closed: bool,
+    alive: usize,
+}
+
+struct Core {
+    line: Mutex<Line>,
+    more: Condvar,
+    ended: Condvar,
+    retries: u32,
+    initializer: Option<Box<dyn Fn() -> Box<dyn Any> + Send + Sync>>,
+}
+
+thread_local! {
+    static STATE: std::cell::RefCell<Option<Box<dyn Any>>> = const { std::cell::RefCell::new(None) };
+}
+
+/// Calls `f` with what the initializer of this thread's [`ThreadPool`] made; `None` elsewhere, or for another type.
+pub fn with_thread_state<S: Any, R>(f: impl FnOnce(&mut S) -> R) -> Option<R> {
+    STATE.with_borrow_mut(|state| state.as_mut()?.downcast_mut().map(f))
+}
+
+fn run(core: &Core) {
+    if let Some(initializer) = &core.initializer {
+        let state = initializer();
+        STATE.with_borrow_mut(|mine| *mine = Some(state));
+    }
+    loop {
+        let job = {
+            let guard = lock(&core.line);
+            let (mut line, _) = wait_until(&core.more, guard, None, |line| {
+                !line.jobs.is_empty() || line.closed
+            });
+            line.jobs.pop_front()
+        };
+        match job {
+            Some(job) => job.run(core.retries),
+            None => break,
+        }
+    }
+}
+
+/// Threads that run tasks: the API of [`Pool`](crate::Pool) without serialization, for closures too.
+///
+/// A thread cannot be killed: there are no time-outs that end a task, and only tasks that have not begun can be cancelled.
+///
+/// *Drop* discards what has not begun and waits for what runs. *Fork*: the child has none of the threads.
+///
+/// ```
+/// use phalanx_pool::ThreadPool;
+///
+/// let pool = ThreadPool::new(2)?;
+/// let factor = 3;
+/// assert_eq!(pool.map(move |x| x * factor, 0..4)?, [0, 3, 6, 9]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ThreadPool {
+    core: Arc<Core>,
+    threads: usize,
+}
+
+impl std::fmt::Debug for ThreadPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ThreadPool")
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Options of a [`ThreadPool`].
+#[must_use = "a builder does nothing until `build`"]
+pub struct ThreadPoolBuilder {
+    threads: Option<usize>,
+    name: String,
+    retries: u32,
+    initializer: Option<Box<dyn Fn() -> Box<dyn Any> + Send + Sync>>,
+}
+
+impl std::fmt::Debug for ThreadPoolBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ThreadPoolBuilder")
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ThreadPoolBuilder {
+    /// Sets the number of threads. Default: the CPUs this process may use.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Names the threads. Default: `ThreadPool`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Runs a task again, up to so many times, when it panicked. Default: 0.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// Runs `init` once in each thread before its first task; see [`with_thread_state`].
+    pub fn initializer<S: Any>(mut self, init: impl Fn() -> S + Send + Sync + 'static) -> Self {
+        self.initializer = Some(Box::new(move || Box::new(init())));
+        self
+    }
+
+    /// Starts the threads.
+    ///
+    /// # Errors
+    ///
+    /// [`std::io::ErrorKind::InvalidInput`] for 0 threads, and what the system says when it has no room for more.
+    pub fn build(self) -> std::io::Result<ThreadPool> {
+        let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = self.threads.unwrap_or_else(cpus);
+        if threads == 0 {
+            let text = "a pool of 0 threads would never do anything; ask for at least 1";
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, text));
+        }
+        let core = Arc::new(Core {
+            line: Mutex::default(),
+            more: Condvar::new(),
+            ended: Condvar::new(),
+            retries: self.retries,
+            initializer: self.initializer,
+        });
+        let pool = ThreadPool {
+            core: Arc::clone(&core),
+            threads,
+        };
+        for number in 0..threads {
+            let core = Arc::clone(&core);
+            lock(&core.line).alive += 1;
+            let counted = Arc::clone(&core);
+            let spawned = std::thread::Builder::new()
+                .name(format!("{}-{number}", self.name))
+                .spawn(move || {
+                    // A panicking initializer ends its thread, reported by the panic hook; the others go on.
+                    let _ = panics::catch(|| run(&core))
+                        .inspect_err(|report| eprintln!("phalanx: {report}"));
+                    let mut line = lock(&core.line);
+                    line.alive -= 1;
+                    if line.alive == 0 {
+                        // Nobody is left to run them.
+                        line.closed = true;
+                        line.jobs.drain(..).for_each(|job| job.drop_waiting());
+                    }
+                    core.ended.notify_all();
+                });
+            if let Err(error) = spawned {
+                lock(&counted.line).alive -= 1;
+                return Err(error);
+            }
+        }
+        Ok(pool)
+    }
+}
+
+impl ThreadPool {
+    /// Starts a pool of so many threads.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ThreadPoolBuilder::build`].
+    pub fn new(threads: usize) -> std::io::Result<Self> {
+        Self::builder().threads(threads).build()
+    }
+
+    /// Returns the options for a pool of threads.
+    pub fn builder() -> ThreadPoolBuilder {
+        ThreadPoolBuilder {
+            threads: None,
+            name: "ThreadPool".to_owned(),
+            retries: 0,
+            initializer: None,
+        }
+    }
+
+    /// Returns how many tasks can run at once.
+    #[must_use]
+    pub fn parallelism(&self) -> usize {
+        self.threads
+    }
+
+    /// Runs `work` in a thread, blocks, and returns its value.
+    ///
+    /// # Errors
+    ///
+    /// [`ThreadTaskError`].
+    pub fn apply<R: Send + 'static>(
+        &self,
+        work: impl FnMut() -> R + Send + 'static,
+    ) -> Result<R, ThreadTaskError> {
+        self.apply_async(work)?.get()
+    }
+
+    /// Submits `work` and returns a handle, which is a future too.
+    ///
+    /// # Errors
+    ///
+    /// [`ThreadTaskError::Closed`].
+    pub fn apply_async<R: Send + 'static>(
+        &self,
+        work: impl FnMut() -> R + Send + 'static,
+    ) -> Result<ThreadTask<R>, ThreadTaskError> {
+        let cell = Arc::new(Cell {
+            stage: Mutex::new((Stage::Waiting, Vec::new())),
+            done: Condvar::new(),
+        });
+        let job = Box::new(Task {
+            work,
+            cell: Arc::clone(&cell),
+        });
+        let mut line = lock(&self.core.line);
+        if line.closed {
+            return Err(ThreadTaskError::Closed);
+        }
+        line.jobs.push_back(job);
+        drop(line);
+        self.core.more.notify_one();
+        Ok(ThreadTask { cell })
+    }
+
+    /// Runs `function` on each of `items`, blocks, and returns the values in the order of the items.
+    ///
+    /// # Errors
+    ///
+    /// The [`ThreadTaskError`] of the first item that failed; those behind it that have not begun are cancelled.
+    pub fn map<A, R, F>(
+        &self,
+        function: F,
+        items: impl IntoIterator<Item = A>,
+    ) -> Result<Vec<R>, ThreadTaskError>
+    where
+        A: Send + Clone + 'static,
+        R: Send + 'static,
+        F: Fn(A) -> R + Send + Sync + 'static,
+    {
+        let function = Arc::new(function);
+        let mut tasks = VecDeque::new();
+        for item in items {
+            tasks.push_back(self.submit(&function, item)?);
+        }
+        let mut values = Vec::with_capacity(tasks.len());
+        while let Some(task) = tasks.pop_front() {
+            match task.get() {
+                Ok(value) => values.push(value),
+                Err(error) => {
+                    tasks.iter().for_each(|task| {
+                        task.cancel();
+                    });
+                    return Err(error);
+                }
+            }
+        }
+        Ok(values)
+    }
+
+    fn submit<A, R, F>(&self, function: &Arc<F>, item: A) -> Result<ThreadTask<R>, ThreadTaskError>
+    where
+        A: Send + Clone + 'static,
+        R: Send + 'static,
+        F: Fn(A) -> R + Send + Sync + 'static,
+    {
+        let function = Arc::clone(function);
+        self.apply_async(move || function(item.clone()))
+    }
+
+    /// Runs `function` on items as they come, lazily: returns an iterator of results in the order of the items, which takes
+    /// at most 4 items per thread ahead of the results that were taken.
+    pub fn imap<A, R, F, I>(&self, function: F, items: I) -> ThreadImap<'_, R, F, I::IntoIter>
+    where
+        A: Send + Clone + 'static,
+        R: Send + 'static,
+        F: Fn(A) -> R + Send + Sync + 'static,
+        I: IntoIterator<Item = A>,
+    {
+        let window = 4 * self.threads;
+        ThreadImap {
+            pool: self,
+            function: Arc::new(function),
+            items: items.into_iter(),
+            tasks: VecDeque::new(),
+            window,
+        }
+    }
+
+    /// Refuses further tasks. Those submitted are still done, then the threads end.
+    pub fn close(&self) {
+        lock(&self.core.line).closed = true;
+        self.core.more.notify_all();
+    }
+
+    /// Discards the tasks that have not begun, and refuses further ones.
+    pub fn terminate(&self) {
+        let jobs = {
+            let mut line = lock(&self.core.line);
+            line.closed = true;
+            std::mem::take(&mut line.jobs)
+        };
+        jobs.iter().for_each(|job| job.drop_waiting());
+        self.core.more.notify_all();
+    }
+
+    /// Blocks until every thread has ended. Call [`close`](Self::close) or [`terminate`](Self::terminate) before.
+    ///
+    /// # Errors
+    ///
+    /// [`JoinPoolError::NotClosed`] instead of waiting for ever.
+    pub fn join(&self) -> Result<(), JoinPoolError> {
+        self.join_within(None)
+    }
+
+    /// As [`join`](Self::join), for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`JoinPoolError`].
+    pub fn join_timeout(&self, timeout: Duration) -> Result<(), JoinPoolError> {
+        self.join_within(Some(timeout))
+    }
+
+    fn join_within(&self, timeout: Option<Duration>) -> Result<(), JoinPoolError> {
+        let line = lock(&self.core.line);
+        if !line.closed {
+            return Err(JoinPoolError::NotClosed);
+        }
+        let (_line, ended) = wait_until(&self.core.ended, line, timeout, |line| line.alive == 0);
+        if ended {
+            Ok(())
+        } else {
+            Err(JoinPoolError::TimedOut)
+        }
+    }
+}
+
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        self.terminate();
+        let _ = self.join();
+    }
+}
+
+/// Results in the order of the items. See [`ThreadPool::imap`].
+#[must_use = "a lazy map does nothing until it is asked for results"]
+pub struct ThreadImap<'a, R, F, I> {
+    pool: &'a ThreadPool,
+    function: Arc<F>,
+    items: I,
+    tasks: VecDeque<ThreadTask<R>>,
+    window: usize,
+}
+
+impl<R, F, I> ThreadImap<'_, R, F, I> {
+    /// Takes at most so many items ahead of the results that were taken. Default: 4 per thread.
+    pub fn window(mut self, items: usize) -> Self {
+        self.window = items.max(1);
+        self
+    }
+}
+
+impl<R, F, I> std::fmt::Debug for ThreadImap<'_, R, F, I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ThreadImap")
+            .field("window", &self.window)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<A, R, F, I> Iterator for ThreadImap<'_, R, F, I>
+where
+    A: Send + Clone + 'static,
+    R: Send + 'static,
+    F: Fn(A) -> R + Send + Sync + 'static,
+    I: Iterator<Item = A>,
+{
+    type Item = Result<R, ThreadTaskError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.tasks.len() < self.window {
+            let Some(item) = self.items.next() else { break };
+            match self.pool.submit(&self.function, item) {
+                Ok(task) => self.tasks.push_back(task),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        self.tasks.pop_front().map(ThreadTask::get)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let (low, high) = self.items.size_hint();
+        (
+            low + self.tasks.len(),
+            high.map(|high| high + self.tasks.len()),
+        )
+    }
+}
+
+/// A task submitted to a [`ThreadPool`]. Dropping it lets the task run and forgets the result.
+#[must_use = "dropping it forgets the result"]
+pub struct ThreadTask<R> {
+    cell: Arc<Cell<R>>,
+}
+
+impl<R> std::fmt::Debug for ThreadTask<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ThreadTask")
+            .field("done", &self.is_done())
+            .finish()
+    }
+}
+
+fn is_done<R>(stage: &(Stage<R>, Vec<Waker>)) -> bool {
+    matches!(stage.0, Stage::Done(_) | Stage::Taken)
+}
+
+impl<R> ThreadTask<R> {
+    /// Returns `true` if the task is done, well or not.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        is_done(&lock(&self.cell.stage))
+    }
+
+    /// Blocks until the task is done, for at most `timeout`; returns whether it is.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        wait_until(
+            &self.cell.done,
+            lock(&self.cell.stage),
+            Some(timeout),
+            is_done,
+        )
+        .1
+    }
+
+    /// Cancels the task if it has not begun; returns whether it had not.
+    pub fn cancel(&self) -> bool {
+        self.cell.end_waiting(ThreadTaskError::Cancelled)
+    }
+
+    /// Blocks until the task is done and returns its value.
+    ///
+    /// # Errors
+    ///
+    /// [`ThreadTaskError`]: how it ended instead.
+    pub fn get(self) -> Result<R, ThreadTaskError> {
+        let (mut stage, _) = wait_until(&self.cell.done, lock(&self.cell.stage), None, is_done);
+        take(&mut stage.0)
+    }
+
+    /// As [`get`](Self::get), for at most `timeout`; can be called again when it was too short.
+    ///
+    /// # Errors
+    ///
+    /// [`ThreadTaskError::NotDone`], or how it ended instead of with a value.
+    pub fn get_timeout(&self, timeout: Duration) -> Result<R, ThreadTaskError> {
+        let (mut stage, done) = wait_until(
+            &self.cell.done,
+            lock(&self.cell.stage),
+            Some(timeout),
+            is_done,
+        );
+        if done {
+            take(&mut stage.0)
+        } else {
+            Err(ThreadTaskError::NotDone(timeout))
+        }
+    }
+}
+
+fn take<R>(stage: &mut Stage<R>) -> Result<R, ThreadTaskError> {
+    match std::mem::replace(stage, Stage::Taken) {
+        Stage::Done(result) => result,
+        _ => Err(ThreadTaskError::Taken),
+    }
+}
+
+/// Awaits the result, on any executor.
+impl<R> Future for ThreadTask<R> {
+    type Output = Result<R, ThreadTaskError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut stage = lock(&self.cell.stage);
+        if is_done(&stage) {
+            return Poll::Ready(take(&mut stage.0));
+        }
+        if !stage.1.iter().any(|waker| waker.will_wake(cx.waker())) {
+            stage.1.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
