@@ -8,9 +8,39 @@ use phalanx_sys::clock::Deadline;
 pub(crate) use phalanx_sys::command::{Interest, poll};
 use phalanx_sys::command::{Leash, Worn};
 use phalanx_sys::pidfd::PidFd;
-use phalanx_sys::process::kill_group;
-pub use phalanx_sys::signal::Signal;
 pub(crate) use phalanx_sys::signal::name as signal_name;
+
+/// A signal by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signal(i32);
+
+impl Signal {
+    /// Asks to end.
+    pub const TERM: Self = Self(phalanx_sys::signal::SIGTERM);
+    /// Ends at once.
+    pub const KILL: Self = Self(phalanx_sys::signal::SIGKILL);
+    /// Ctrl-C.
+    pub const INT: Self = Self(phalanx_sys::signal::SIGINT);
+
+    /// The first of two without a meaning of their own.
+    pub const USR1: Self = Self(phalanx_sys::signal::SIGUSR1);
+    /// The second.
+    pub const USR2: Self = Self(phalanx_sys::signal::SIGUSR2);
+    /// The terminal is gone, or: read your configuration again.
+    pub const HUP: Self = Self(phalanx_sys::signal::SIGHUP);
+
+    /// Returns the signal of this number; sending one that does not exist is an error.
+    #[must_use]
+    pub fn from_raw(number: i32) -> Self {
+        Self(number)
+    }
+
+    /// Returns its number.
+    #[must_use]
+    pub fn as_raw(self) -> i32 {
+        self.0
+    }
+}
 
 /// A descriptor for a child nobody has waited for, ready to read once the child has ended.
 #[derive(Debug)]
@@ -37,22 +67,13 @@ impl ProcessFd {
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
-        none_is_fine(self.0.signal(signal))
+        self.0.signal(signal.0)
     }
 }
 
 /// Sends a signal to a process group whose leader nobody has waited for.
 pub(crate) fn signal_group(leader: u32, signal: Signal) -> io::Result<()> {
-    none_is_fine(kill_group(leader, signal))
-}
-
-/// A process that ended before the signal came is no error: that is how such a race ends well.
-fn none_is_fine(sent: io::Result<()>) -> io::Result<()> {
-    const ESRCH: i32 = 3;
-    match sent {
-        Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
-        sent => sent,
-    }
+    phalanx_sys::process::signal_group(leader, signal.0)
 }
 
 /// What ends a command when this process ends.

@@ -1,5 +1,6 @@
 //! Linux: futexes, pidfds, memfds.
 pub mod clock;
+pub mod command;
 pub mod event;
 pub mod ids;
 pub mod image;

@@ -13,6 +13,13 @@ pub const SIGINT: i32 = libc::SIGINT;
 /// Abort.
 pub const SIGABRT: i32 = libc::SIGABRT;
 
+/// The first without a meaning of its own.
+pub const SIGUSR1: i32 = libc::SIGUSR1;
+/// The second.
+pub const SIGUSR2: i32 = libc::SIGUSR2;
+/// The terminal is gone.
+pub const SIGHUP: i32 = libc::SIGHUP;
+
 const NAMES: [(i32, &str); 31] = [
     (libc::SIGHUP, "SIGHUP"),
     (libc::SIGINT, "SIGINT"),

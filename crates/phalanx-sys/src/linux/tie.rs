@@ -74,7 +74,7 @@ impl ChildEnd {
 }
 
 // Not in libc for every target.
-const F_SETSIG: libc::c_int = 10;
+pub(super) const F_SETSIG: libc::c_int = 10;
 
 fn check(answer: libc::c_int) -> io::Result<()> {
     if answer < 0 {
