@@ -7,6 +7,7 @@
 pub mod helper;
 pub mod lock;
 pub mod memory;
+pub mod ours;
 pub mod peers;
 pub mod ring;
 pub mod sys;
@@ -238,6 +239,7 @@ impl Options {
 /// burners, and calls `table`.
 pub fn program(table: impl FnOnce(&Options) -> Result) -> ExitCode {
     helper::answer();
+    phalanx::enter();
     procspawn::init();
     let options = match Options::parse() {
         Ok(options) => options,

@@ -55,6 +55,12 @@ fn alone() -> Vec<Entry> {
         Entry::new(Role::Limit, ROBUST, || {
             uncontended(Pthread::new(true, true)?)
         }),
+        Entry::new(Role::Phalanx, "Lock (private)", || {
+            uncontended(phalanx::Lock::local())
+        }),
+        Entry::new(Role::Phalanx, "Lock (shared, robust)", || {
+            uncontended(phalanx::Lock::new()?)
+        }),
     ]
 }
 
@@ -75,6 +81,12 @@ fn contended() -> Vec<Entry> {
         }),
         Entry::new(Role::InProcess, "parking_lot::Mutex, two threads", || {
             two_threads(parking_lot::Mutex::new(()))
+        }),
+        Entry::new(Role::Phalanx, "Lock (shared, robust)", || {
+            two_processes(phalanx::Lock::new()?)
+        }),
+        Entry::new(Role::Phalanx, "Lock (private), two threads", || {
+            two_threads(phalanx::Lock::local())
         }),
     ]
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use phalanx_benches::lock::Pthreads;
 use phalanx_benches::memory::{descendants, descriptors, pss_kib, pss_kib_of};
-use phalanx_benches::{Options, Result, Role, program, zygote};
+use phalanx_benches::{Options, Result, Role, ours, program, zygote};
 
 /// How many idle workers.
 const WORKERS: usize = 8;
@@ -97,6 +97,11 @@ fn workers() -> Vec<Weighed> {
                 Ok(Box::new(pool))
             },
         },
+        Weighed {
+            role: Role::Phalanx,
+            name: "Pool, its zygote included",
+            make: || Ok(Box::new(ours::idle_pool(WORKERS)?)),
+        },
     ]
 }
 
@@ -125,6 +130,11 @@ fn locks() -> Vec<Weighed> {
                 }
                 Ok(Box::new(locks))
             },
+        },
+        Weighed {
+            role: Role::Phalanx,
+            name: "Lock (shared, robust)",
+            make: || Ok(Box::new(ours::locks(LOCKS)?)),
         },
     ]
 }

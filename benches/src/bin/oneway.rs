@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use phalanx_benches::helper::Ordered;
 use phalanx_benches::ring::{Ring, read_all};
 use phalanx_benches::sys::{self, Map};
-use phalanx_benches::{Contestant, Entry, Group, Options, Result, Role, SPIN, peers, program, run};
+use phalanx_benches::{
+    Contestant, Entry, Group, Options, Result, Role, SPIN, ours, peers, program, run,
+};
 
 const RING: &str = "minimal ring of records, 2 µs spin";
 const SLEEPING: &str = "minimal ring of records, sleeps at once";
@@ -66,6 +68,16 @@ fn contestants(size: usize) -> Vec<Entry> {
         "iceoryx2: [u8] pub-sub, both sides poll",
         move || peers::iceoryx::OneWay::start(size),
     ));
+    entries.extend([
+        Entry::new(
+            Role::Phalanx,
+            "RawQueue, bounded, bytes read in place",
+            move || ours::one_way_bytes(size),
+        ),
+        Entry::new(Role::Phalanx, "Queue<Vec<u8>>, bounded", move || {
+            ours::one_way_typed(size)
+        }),
+    ]);
     entries
 }
 

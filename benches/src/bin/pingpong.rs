@@ -6,7 +6,8 @@ use std::time::Duration;
 use phalanx_benches::ring::Ring;
 use phalanx_benches::sys::{self, Forked, Map};
 use phalanx_benches::{
-    Contestant, Entry, Group, LONG_SPIN, Options, Result, Role, SPIN, peers, program, repeat, run,
+    Contestant, Entry, Group, LONG_SPIN, Options, Result, Role, SPIN, ours, peers, program, repeat,
+    run,
 };
 
 const SLEEPING_WORD: &str = "shared word + futex, sleeps at once";
@@ -80,6 +81,7 @@ fn contestants() -> Vec<Entry> {
             "crossbeam-channel, two bounded(64)",
             crossbeam,
         ),
+        Entry::new(Role::Phalanx, "two Queue<u64>", ours::ping_pong),
     ]);
     entries
 }

@@ -8,7 +8,7 @@ use phalanx_benches::peers::{CROSSMIST, ipc::Echo};
 use phalanx_benches::ring::Ring;
 use phalanx_benches::sys::Forked;
 use phalanx_benches::{
-    Contestant, Entry, Group, LONG_SPIN, Options, Result, Role, SPIN, program, run,
+    Contestant, Entry, Group, LONG_SPIN, Options, Result, Role, SPIN, ours, program, run,
 };
 
 const SPINNING: &str = "two rings a worker, 50 µs spin";
@@ -65,6 +65,9 @@ fn contestants(workers: usize, window: usize) -> Vec<Entry> {
             "threads, two crossbeam channels each",
             move || Hands::new(workers, window, Thread::start),
         ),
+        Entry::new(Role::Phalanx, "Pool, get in order", move || {
+            ours::pool(workers, window)
+        }),
     ]
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use phalanx_benches::zygote::{self, Zygote, function};
 use phalanx_benches::{
-    Contestant, Entry, Group, Options, Result, Role, peers, program, repeat, run,
+    Contestant, Entry, Group, Options, Result, Role, ours, peers, program, repeat, run,
 };
 
 const ZYGOTE: &str = "bare zygote: its child is ours, result in shared memory, waited for";
@@ -68,6 +68,13 @@ fn contestants() -> Vec<Entry> {
                 })
             })
         }),
+        Entry::new(Role::Phalanx, "Process by zygote: spawn + join", || {
+            ours::start(phalanx::StartMethod::Zygote)
+        }),
+        Entry::new(Role::Phalanx, "Process by spawn: spawn + join", || {
+            ours::start(phalanx::StartMethod::Spawn)
+        })
+        .against(SPAWN),
     ]
 }
 

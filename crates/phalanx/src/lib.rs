@@ -53,7 +53,7 @@ mod error;
 pub use error::{Error, Result};
 pub use phalanx_channel::{
     Bounds, Closed, Connection, CreateError, GetError, JoinError, Loan, Message, PutError, PutErrorKind, Queue,
-    QueueBuilder, RawQueue, SimpleQueue, TaskDoneError, Waitable, pipe, wait,
+    QueueBuilder, RawGetError, RawPutError, RawQueue, Received, SimpleQueue, TaskDoneError, Waitable, pipe, wait,
 };
 pub use phalanx_macros::{main, task};
 pub use phalanx_pool::{

@@ -1,0 +1,238 @@
+//! This project's own contestants.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use phalanx::{
+    Lock, Patience, Pool, Process, Queue, RawQueue, SharedScope, StartMethod, TaskHandle,
+};
+
+use crate::lock::Locked;
+use crate::ring::read_all;
+use crate::{Contestant, Result, repeat};
+
+/// A process that ends with its handle.
+struct Ended(Process<()>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait(None);
+    }
+}
+
+fn echo(there: Queue<u64>, back: Queue<u64>) {
+    while let Ok(value) = there.get() {
+        if back.put(value + 1).is_err() {
+            return;
+        }
+    }
+}
+
+/// A round trip over two queues of numbers.
+///
+/// # Errors
+/// When the process cannot be started.
+pub fn ping_pong() -> Result<impl Contestant> {
+    let (there, back) = (Queue::<u64>::new()?, Queue::<u64>::new()?);
+    let process = Ended(Process::spawn(echo, (there.clone(), back.clone()))?);
+    Ok(move |count| {
+        let _ = &process;
+        repeat(count, || {
+            there.put(1)?;
+            match back.get()? {
+                2 => Ok(()),
+                other => Err(format!("{other} came back").into()),
+            }
+        })
+    })
+}
+
+/// Receives messages in place, reads every line, and says when so many have come.
+fn receive(queue: Queue<u64>, done: Queue<u64>, announced: Queue<u64>) {
+    let mut buffer = Vec::new();
+    while let Ok(count) = announced.get() {
+        for _ in 0..count {
+            match queue.raw().get_into(&mut buffer, Patience::FOREVER) {
+                Ok(phalanx::Received::Inline) => {
+                    std::hint::black_box(read_all(&buffer));
+                }
+                Ok(phalanx::Received::Block(message)) => {
+                    std::hint::black_box(read_all(&message));
+                }
+                Err(_) => return,
+            }
+        }
+        if done.put(count).is_err() {
+            return;
+        }
+    }
+}
+
+/// Messages of bytes through a bounded queue; large ones are received where they were written.
+///
+/// # Errors
+/// When the process cannot be started.
+pub fn one_way_bytes(size: usize) -> Result<impl Contestant> {
+    // As much ahead as the limits' rings hold, two messages at least.
+    let ahead = ((1 << 20) / size as u64).clamp(2, 1024);
+    let (queue, done, announced) = (
+        Queue::<u64>::bounded(ahead)?,
+        Queue::<u64>::new()?,
+        Queue::<u64>::new()?,
+    );
+    let process = Ended(Process::spawn(
+        receive,
+        (queue.clone(), done.clone(), announced.clone()),
+    )?);
+    let payload = vec![7_u8; size];
+    Ok(move |count| -> Result<Duration> {
+        let _ = &process;
+        let raw: &RawQueue = queue.raw();
+        announced.put(count)?;
+        let began = Instant::now();
+        for _ in 0..count {
+            raw.put(&[&payload], Patience::FOREVER)?;
+        }
+        done.get()?;
+        Ok(began.elapsed())
+    })
+}
+
+fn receive_typed(queue: Queue<Vec<u8>>, done: Queue<u64>, announced: Queue<u64>) {
+    while let Ok(count) = announced.get() {
+        for _ in 0..count {
+            match queue.get() {
+                Ok(value) => {
+                    std::hint::black_box(read_all(&value));
+                }
+                Err(_) => return,
+            }
+        }
+        if done.put(count).is_err() {
+            return;
+        }
+    }
+}
+
+/// Messages as serde values.
+///
+/// # Errors
+/// When the process cannot be started.
+pub fn one_way_typed(size: usize) -> Result<impl Contestant> {
+    let ahead = ((1 << 20) / size as u64).clamp(2, 1024);
+    let (queue, done, announced) = (
+        Queue::<Vec<u8>>::bounded(ahead)?,
+        Queue::<u64>::new()?,
+        Queue::<u64>::new()?,
+    );
+    let process = Ended(Process::spawn(
+        receive_typed,
+        (queue.clone(), done.clone(), announced.clone()),
+    )?);
+    let mut payload = Some(vec![7_u8; size]);
+    Ok(move |count| -> Result<Duration> {
+        let _ = &process;
+        announced.put(count)?;
+        let began = Instant::now();
+        for _ in 0..count {
+            let value = payload.take().unwrap_or_default();
+            queue.put(value)?;
+            payload = Some(vec![7_u8; size]);
+        }
+        done.get()?;
+        Ok(began.elapsed())
+    })
+}
+
+fn task(value: u64) -> u64 {
+    std::hint::black_box(value) + 1
+}
+
+/// A pool with a window of tasks outstanding at each worker.
+///
+/// # Errors
+/// When the pool cannot be made.
+pub fn pool(workers: usize, window: usize) -> Result<impl Contestant> {
+    let pool = Pool::new(workers)?;
+    let mut open: VecDeque<TaskHandle<u64>> = VecDeque::new();
+    Ok(move |count| -> Result<Duration> {
+        let began = Instant::now();
+        let mut sum = 0;
+        for value in 0..count {
+            if open.len() == window * workers
+                && let Some(oldest) = open.pop_front()
+            {
+                sum += oldest.get()?;
+            }
+            open.push_back(pool.apply_async(task, value)?);
+        }
+        while let Some(oldest) = open.pop_front() {
+            sum += oldest.get()?;
+        }
+        let time = began.elapsed();
+        if sum == count * (count - 1) / 2 + count {
+            Ok(time)
+        } else {
+            Err("wrong results came back".into())
+        }
+    })
+}
+
+/// A function in a new process, joined.
+///
+/// # Errors
+/// When a process cannot be started.
+pub fn start(method: StartMethod) -> Result<impl Contestant> {
+    Process::builder()
+        .start_method(method)
+        .spawn(task, 1)?
+        .join()?;
+    Ok(move |count| {
+        repeat(count, || {
+            let process = Process::builder().start_method(method).spawn(task, 1)?;
+            match process.join()? {
+                2 => Ok(()),
+                other => Err(format!("{other} is the wrong result").into()),
+            }
+        })
+    })
+}
+
+impl Locked for Lock<SharedScope> {
+    fn locked<R>(&self, inside: impl FnOnce() -> R) -> R {
+        let _guard = self.lock();
+        inside()
+    }
+}
+
+impl Locked for Lock<phalanx::Local> {
+    fn locked<R>(&self, inside: impl FnOnce() -> R) -> R {
+        let _guard = self.lock();
+        inside()
+    }
+}
+
+/// What an idle pool is made of.
+///
+/// # Errors
+/// When the pool cannot be made.
+pub fn idle_pool(workers: usize) -> Result<Pool> {
+    let pool = Pool::new(workers)?;
+    pool.map(task, 0..workers as u64)?;
+    Ok(pool)
+}
+
+/// So many shared locks, each used once.
+///
+/// # Errors
+/// When shared memory is short.
+pub fn locks(count: usize) -> Result<Vec<Lock>> {
+    let locks = (0..count)
+        .map(|_| Lock::new())
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    for lock in &locks {
+        drop(lock.lock());
+    }
+    Ok(locks)
+}
