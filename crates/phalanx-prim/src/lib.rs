@@ -14,6 +14,11 @@ mod backend;
 #[path = "shuttle.rs"]
 mod backend;
 
+/// Atomics for statics of the process. Never modelled: a model's atomics cannot live in a static, so nothing whose
+/// interleavings matter may use these.
+pub mod global {
+    pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+}
 pub mod points;
 mod spin;
 

@@ -1,7 +1,7 @@
 //! Named points inside the protocols, at which a test can kill its own process.
 //!
 //! With the feature `points` off (as it ships), [`point`] compiles to nothing. With it on, a test's child calls
-//! [`arm`] and dies by SIGKILL when it passes the point for the n-th time: the same death an operator deals, at a
+//! `arm` and dies by SIGKILL when it passes the point for the n-th time: the same death an operator deals, at a
 //! place the operator could not aim at.
 
 #[cfg(all(feature = "points", not(any(phalanx_loom, phalanx_shuttle))))]

@@ -10,7 +10,7 @@
 )]
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use phalanx_prim::global::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use phalanx_channel::Loan;

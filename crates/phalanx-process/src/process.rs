@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use phalanx_prim::global::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 

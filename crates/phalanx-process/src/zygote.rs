@@ -343,7 +343,7 @@ fn serve_one(
 
 /// A zygote of one's own that carries a closure: a fork of this process as it was when the zygote was made.
 ///
-/// Each [`spawn`](crate::Process::spawn_in) from it is a fork of that state, as fast as it is small, and calls the closure
+/// Each [`spawn`](crate::Builder::spawn_in) from it is a fork of that state, as fast as it is small, and calls the closure
 /// with its own argument. Dropping it ends the zygote; processes made from it run on.
 #[derive(Debug)]
 pub struct Zygote<A, R> {

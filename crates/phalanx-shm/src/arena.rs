@@ -12,7 +12,10 @@
 //! only say where to look, and the sweep after a death repairs them. New spans are taken under one robust lock, with
 //! "how many there are" as the single commit. Pages get their memory before the block is handed out: when there is
 //! none, the caller is told, and nobody dies of a bus error.
-#![expect(unsafe_code, reason = "offsets become references to what was placed there")]
+#![expect(
+    unsafe_code,
+    reason = "offsets become references to what was placed there"
+)]
 
 use std::io;
 use std::ptr::NonNull;
@@ -114,7 +117,11 @@ impl Shape {
         let entries = TABLE + (MAX_PROCESSES + 1) * size_of::<Slot>();
         let spans = len.saturating_sub(entries + SPAN) / (SPAN + size_of::<Span>());
         let data = (entries + spans * size_of::<Span>()).next_multiple_of(SPAN);
-        Self { spans, entries, data }
+        Self {
+            spans,
+            entries,
+            data,
+        }
     }
 }
 
@@ -131,7 +138,12 @@ const BITMAP_WORDS: usize = 16;
 
 impl Small {
     const ALL: [Self; SMALL.len()] = {
-        let mut all = [Self { size: 0, count: 0, heads: 0, blocks: 0 }; SMALL.len()];
+        let mut all = [Self {
+            size: 0,
+            count: 0,
+            heads: 0,
+            blocks: 0,
+        }; SMALL.len()];
         let mut i = 0;
         while i < all.len() {
             all[i] = Self::of(SMALL[i]);
@@ -146,7 +158,12 @@ impl Small {
         loop {
             let blocks = (heads + count * size_of::<Head>()).next_multiple_of(GRAIN);
             if blocks + count * size <= SPAN && count <= BITMAP_WORDS * 64 {
-                return Self { size, count, heads, blocks };
+                return Self {
+                    size,
+                    count,
+                    heads,
+                    blocks,
+                };
             }
             count -= 1;
         }
@@ -207,15 +224,23 @@ impl Arena {
     fn format(region: Region) -> Result<Self, OpenError> {
         let shape = Shape::of(region.len());
         if shape.spans == 0 {
-            return Err(OpenError::Io(io::Error::other("the arena is too small for its tables")));
+            return Err(OpenError::Io(io::Error::other(
+                "the arena is too small for its tables",
+            )));
         }
         region.commit(0, TABLE)?;
         let arena = Self { region, shape };
         let header = arena.header();
-        header.layout.store(crate::LAYOUT_VERSION, Ordering::Relaxed);
+        header
+            .layout
+            .store(crate::LAYOUT_VERSION, Ordering::Relaxed);
         header.shape.store(Self::shape_code(), Ordering::Relaxed);
-        header.identity.store(phalanx_sys::ids::random_u64() | 1, Ordering::Relaxed);
-        header.len.store(arena.region.len() as u64, Ordering::Relaxed);
+        header
+            .identity
+            .store(phalanx_sys::ids::random_u64() | 1, Ordering::Relaxed);
+        header
+            .len
+            .store(arena.region.len() as u64, Ordering::Relaxed);
         header.magic.store(MAGIC, Ordering::Relaxed);
         // Release: pairs with the Acquire of `open`; everything above is complete.
         header.ready.store(1, Ordering::Release);
@@ -228,7 +253,7 @@ impl Arena {
     ///
     /// [`OpenError::Foreign`] or [`OpenError::Version`], and what the mapping may meet.
     pub fn open(file: phalanx_sys::map::SharedFile) -> Result<Self, OpenError> {
-        let size = file.len()?;
+        let size = file.size()?;
         // Look before mapping: the first bytes are read as bytes.
         let mut head = [0_u8; 40];
         if size < TABLE as u64 || file.read_at(&mut head, 0)? != head.len() {
@@ -240,15 +265,21 @@ impl Arena {
         }
         let (layout, shape) = (word(8) as u32, (word(8) >> 32) as u32);
         if layout != crate::LAYOUT_VERSION {
-            return Err(OpenError::Version { theirs: layout, ours: crate::LAYOUT_VERSION });
+            return Err(OpenError::Version {
+                theirs: layout,
+                ours: crate::LAYOUT_VERSION,
+            });
         }
         if shape != Self::shape_code() {
-            return Err(OpenError::Foreign("it was laid out by another kind of build"));
+            return Err(OpenError::Foreign(
+                "it was laid out by another kind of build",
+            ));
         }
         if word(24) != size || word(32) as u32 != 1 {
             return Err(OpenError::Foreign("it was never completed"));
         }
-        let len = usize::try_from(size).map_err(|_| OpenError::Foreign("it is too large for this machine"))?;
+        let len = usize::try_from(size)
+            .map_err(|_| OpenError::Foreign("it is too large for this machine"))?;
         let region = Region::map(file, len)?;
         let shape = Shape::of(len);
         Ok(Self { region, shape })
@@ -263,7 +294,9 @@ impl Arena {
             size_of::<usize>(),
             SPAN,
         ];
-        sizes.iter().fold(0x811c_9dc5, |hash, size| (hash ^ *size as u32).wrapping_mul(0x0100_0193))
+        sizes.iter().fold(0x811c_9dc5, |hash, size| {
+            (hash ^ *size as u32).wrapping_mul(0x0100_0193)
+        })
     }
 
     /// Returns the random number that names this arena.
@@ -284,9 +317,15 @@ impl Arena {
     }
 
     pub(crate) fn slot(&self, slot: u16) -> &Slot {
-        assert!((slot as usize) <= MAX_PROCESSES, "slot {slot} is outside the process table");
+        assert!(
+            (slot as usize) <= MAX_PROCESSES,
+            "slot {slot} is outside the process table"
+        );
         // SAFETY: zeroed memory is a free slot, and a slot is made of atomics only.
-        unsafe { self.region.get(TABLE + usize::from(slot) * size_of::<Slot>()) }
+        unsafe {
+            self.region
+                .get(TABLE + usize::from(slot) * size_of::<Slot>())
+        }
     }
 
     pub(crate) fn commit_slot(&self, slot: usize) -> Result<(), AllocError> {
@@ -297,14 +336,19 @@ impl Arena {
         let per_page = PAGE / size_of::<Slot>();
         let until = (slot / per_page + 1) * per_page;
         self.commit(TABLE, until * size_of::<Slot>())?;
-        self.header().slots_committed.fetch_max(until as u32, Ordering::AcqRel);
+        self.header()
+            .slots_committed
+            .fetch_max(until as u32, Ordering::AcqRel);
         Ok(())
     }
 
     fn span(&self, index: usize) -> &Span {
         debug_assert!(index < self.shape.spans);
         // SAFETY: zeroed memory is an unused span, and a span is made of atomics only.
-        unsafe { self.region.get(self.shape.entries + index * size_of::<Span>()) }
+        unsafe {
+            self.region
+                .get(self.shape.entries + index * size_of::<Span>())
+        }
     }
 
     fn class(&self, class: usize) -> &Class {
@@ -319,13 +363,23 @@ impl Arena {
                 return Err(self.out_of_memory(len));
             }
         }
-        self.region.commit(offset, len).map_err(|_| self.out_of_memory(len))
+        self.region
+            .commit(offset, len)
+            .map_err(|_| self.out_of_memory(len))
     }
 
     #[cold]
     fn out_of_memory(&self, requested: usize) -> AllocError {
-        let in_use = self.region.file().and_then(|file| file.committed().ok()).unwrap_or(0);
-        AllocError::OutOfMemory { requested, available: limits::available_memory().available, in_use }
+        let in_use = self
+            .region
+            .file()
+            .and_then(|file| file.committed().ok())
+            .unwrap_or(0);
+        AllocError::OutOfMemory {
+            requested,
+            available: limits::available_memory().available,
+            in_use,
+        }
     }
 
     /// Takes a block of at least `len` bytes for the calling process. Its bytes are whatever they were.
@@ -343,7 +397,13 @@ impl Arena {
         Ok(block)
     }
 
-    fn alloc_small(&self, class: usize, len: usize, kind: Kind, holder: u16) -> Result<BlockRef, AllocError> {
+    fn alloc_small(
+        &self,
+        class: usize,
+        len: usize,
+        kind: Kind,
+        holder: u16,
+    ) -> Result<BlockRef, AllocError> {
         let state = self.class(class);
         let taken = self
             .take_hint(class, kind, holder)
@@ -402,7 +462,13 @@ impl Arena {
         None
     }
 
-    fn search_span(&self, index: usize, class: usize, kind: Kind, holder: u16) -> Option<(BlockRef, &Head)> {
+    fn search_span(
+        &self,
+        index: usize,
+        class: usize,
+        kind: Kind,
+        holder: u16,
+    ) -> Option<(BlockRef, &Head)> {
         let geometry = Small::ALL[class];
         for word in 0..geometry.count.div_ceil(64) {
             let bits = self.bitmap(index, word);
@@ -418,7 +484,10 @@ impl Arena {
                 }
                 let head = self.small_head(index, &geometry, slot);
                 if let Some(generation) = head.claim(kind, holder) {
-                    return Some((BlockRef::new(self.small_offset(index, &geometry, slot), generation), head));
+                    return Some((
+                        BlockRef::new(self.small_offset(index, &geometry, slot), generation),
+                        head,
+                    ));
                 }
             }
         }
@@ -441,21 +510,35 @@ impl Arena {
         self.shape.data + span * SPAN + geometry.blocks + slot * geometry.size
     }
 
-    fn carve_small(&self, class: usize, kind: Kind, holder: u16) -> Result<(BlockRef, &Head), AllocError> {
+    fn carve_small(
+        &self,
+        class: usize,
+        kind: Kind,
+        holder: u16,
+    ) -> Result<(BlockRef, &Head), AllocError> {
         let geometry = Small::ALL[class];
         let (index, generation) = self.carve(class, 1, |index| {
             self.commit(self.shape.data + index * SPAN, SPAN)?;
             for word in 0..geometry.count.div_ceil(64) {
                 let left = geometry.count - word * 64;
-                let mask = if left >= 64 { u64::MAX } else { (1 << left) - 1 };
+                let mask = if left >= 64 {
+                    u64::MAX
+                } else {
+                    (1 << left) - 1
+                };
                 let mask = if word == 0 { mask & !1 } else { mask };
                 self.bitmap(index, word).store(mask, Ordering::Relaxed);
             }
-            Ok(self.small_head(index, &geometry, 0).claim(kind, holder).unwrap_or(0))
+            Ok(self
+                .small_head(index, &geometry, 0)
+                .claim(kind, holder)
+                .unwrap_or(0))
         })?;
         let state = self.class(class);
         state.cursor.store(index as u32 + 1, Ordering::Relaxed);
-        state.free.fetch_add(geometry.count as u32 - 1, Ordering::Relaxed);
+        state
+            .free
+            .fetch_add(geometry.count as u32 - 1, Ordering::Relaxed);
         Ok((
             BlockRef::new(self.small_offset(index, &geometry, 0), generation),
             self.small_head(index, &geometry, 0),
@@ -486,15 +569,22 @@ impl Arena {
         let header = self.header();
         let index = header.next_span.load(Ordering::Relaxed) as usize;
         if spans > self.shape.spans - index {
-            return Err(AllocError::Exhausted { requested: spans * SPAN, reserved: self.region.len() });
+            return Err(AllocError::Exhausted {
+                requested: spans * SPAN,
+                reserved: self.region.len(),
+            });
         }
         let entries = header.entries_committed.load(Ordering::Relaxed) as usize;
         if index + spans > entries {
             let per_page = PAGE / size_of::<Span>();
-            let until = (index + spans).next_multiple_of(per_page).min(self.shape.spans);
+            let until = (index + spans)
+                .next_multiple_of(per_page)
+                .min(self.shape.spans);
             let at = self.shape.entries + entries * size_of::<Span>();
             self.commit(at, (until - entries) * size_of::<Span>())?;
-            header.entries_committed.store(until as u32, Ordering::Relaxed);
+            header
+                .entries_committed
+                .store(until as u32, Ordering::Relaxed);
         }
         let span = self.span(index);
         let generation = prepare(index)?;
@@ -502,10 +592,13 @@ impl Arena {
         span.spans.store(spans as u32, Ordering::Relaxed);
         points::point("arena.carving");
         // Release: who sees the span counted sees it prepared. This is the commit.
-        header.next_span.store((index + spans) as u32, Ordering::Release);
+        header
+            .next_span
+            .store((index + spans) as u32, Ordering::Release);
         points::point("arena.carved");
         let state = self.class(class);
-        span.next.store(state.chain.load(Ordering::Relaxed), Ordering::Relaxed);
+        span.next
+            .store(state.chain.load(Ordering::Relaxed), Ordering::Relaxed);
         state.chain.store(index as u32 + 1, Ordering::Release);
         Ok((index, generation))
     }
@@ -514,7 +607,10 @@ impl Arena {
         let spans = len.div_ceil(SPAN).next_power_of_two();
         let power = spans.trailing_zeros() as usize;
         if power >= LARGE || spans > self.shape.spans {
-            return Err(AllocError::Exhausted { requested: len, reserved: self.region.len() });
+            return Err(AllocError::Exhausted {
+                requested: len,
+                reserved: self.region.len(),
+            });
         }
         let class = SMALL.len() + power;
         let state = self.class(class);
@@ -524,7 +620,10 @@ impl Arena {
         let block = match taken {
             Some((block, _)) => {
                 Self::count_taken(state);
-                let kept = self.large_span(block.offset()).committed.load(Ordering::Relaxed);
+                let kept = self
+                    .large_span(block.offset())
+                    .committed
+                    .load(Ordering::Relaxed);
                 self.cached_changes(-(kept as i64));
                 block
             }
@@ -564,7 +663,10 @@ impl Arena {
             let index = next as usize - 1;
             let span = self.span(index);
             if let Some(generation) = span.head.claim(kind, holder) {
-                return Some((BlockRef::new(self.shape.data + index * SPAN, generation), &span.head));
+                return Some((
+                    BlockRef::new(self.shape.data + index * SPAN, generation),
+                    &span.head,
+                ));
             }
             next = span.next.load(Ordering::Acquire);
         }
@@ -617,8 +719,12 @@ impl Arena {
 
     /// Frees a block; `false` if it was freed before.
     pub fn free(&self, block: BlockRef) -> bool {
-        let Some((head, now)) = self.living(block) else { return false };
-        let Some(class) = self.class_of(block.offset()) else { return false };
+        let Some((head, now)) = self.living(block) else {
+            return false;
+        };
+        let Some(class) = self.class_of(block.offset()) else {
+            return false;
+        };
         if class >= SMALL.len() {
             let span = self.large_span(block.offset());
             let committed = span.committed.load(Ordering::Relaxed);
@@ -642,11 +748,15 @@ impl Arena {
 
     fn hint_free(&self, block: BlockRef, class: usize) {
         let state = self.class(class);
-        state.free.store(state.free.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+        state.free.store(
+            state.free.load(Ordering::Relaxed).saturating_add(1),
+            Ordering::Relaxed,
+        );
         if class < SMALL.len() {
             let geometry = Small::ALL[class];
             let index = (block.offset() - self.shape.data) / SPAN;
-            let slot = (block.offset() - self.shape.data - index * SPAN - geometry.blocks) / geometry.size;
+            let slot =
+                (block.offset() - self.shape.data - index * SPAN - geometry.blocks) / geometry.size;
             if state.hint.load(Ordering::Relaxed) == 0 {
                 state.hint.store(block.to_bits(), Ordering::Relaxed);
             }
@@ -661,13 +771,16 @@ impl Arena {
 
     /// Hands a block from one holder to another; `false` if `from` does not hold it (any more).
     pub fn rehold(&self, block: BlockRef, from: u16, to: u16) -> bool {
-        self.living(block).is_some_and(|(head, now)| now.holder() == from && head.rehold(now, to))
+        self.living(block)
+            .is_some_and(|(head, now)| now.holder() == from && head.rehold(now, to))
     }
 
     /// Takes a block over from whoever holds it.
     pub fn seize(&self, block: BlockRef, to: u16) -> bool {
         loop {
-            let Some((head, now)) = self.living(block) else { return false };
+            let Some((head, now)) = self.living(block) else {
+                return false;
+            };
             if head.rehold(now, to) {
                 return true;
             }
@@ -676,7 +789,8 @@ impl Arena {
 
     /// Changes what a block is; `false` if it does not exist (any more).
     pub fn rekind(&self, block: BlockRef, kind: Kind) -> bool {
-        self.living(block).is_some_and(|(head, now)| head.rekind(now, kind))
+        self.living(block)
+            .is_some_and(|(head, now)| head.rekind(now, kind))
     }
 
     /// Returns who holds a block, `None` if it does not exist (any more).
@@ -698,7 +812,9 @@ impl Arena {
             Some(class) if class >= SMALL.len() => {
                 self.large_span(block.offset()).len.load(Ordering::Relaxed) as usize
             }
-            Some(_) => self.head_at(block.offset()).map_or(0, |head| head.len.load(Ordering::Relaxed) as usize),
+            Some(_) => self
+                .head_at(block.offset())
+                .map_or(0, |head| head.len.load(Ordering::Relaxed) as usize),
             None => 0,
         }
     }
@@ -708,7 +824,9 @@ impl Arena {
     pub fn capacity_of(&self, block: BlockRef) -> usize {
         match self.class_of(block.offset()) {
             Some(class) if class >= SMALL.len() => {
-                self.large_span(block.offset()).committed.load(Ordering::Relaxed) as usize
+                self.large_span(block.offset())
+                    .committed
+                    .load(Ordering::Relaxed) as usize
             }
             Some(class) => SMALL[class],
             None => 0,
@@ -829,7 +947,8 @@ impl Arena {
                     for slot in 0..geometry.count {
                         if self.small_head(index, &geometry, slot).read().is_free() {
                             free[class] += 1;
-                            self.bitmap(index, slot / 64).fetch_or(1 << (slot % 64), Ordering::Relaxed);
+                            self.bitmap(index, slot / 64)
+                                .fetch_or(1 << (slot % 64), Ordering::Relaxed);
                         }
                     }
                 } else if span.head.read().is_free() {
@@ -874,12 +993,20 @@ impl Arena {
     /// Counts what is in use now. Walks all blocks.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let mut usage = Usage { blocks: 0, bytes: 0, committed: 0 };
+        let mut usage = Usage {
+            blocks: 0,
+            bytes: 0,
+            committed: 0,
+        };
         self.each_block(|block, _, _| {
             usage.blocks += 1;
             usage.bytes += self.len_of(block);
         });
-        usage.committed = self.region.file().and_then(|file| file.committed().ok()).unwrap_or(0);
+        usage.committed = self
+            .region
+            .file()
+            .and_then(|file| file.committed().ok())
+            .unwrap_or(0);
         usage
     }
 

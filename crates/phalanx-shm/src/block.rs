@@ -196,7 +196,9 @@ impl Head {
 
     fn change(&self, from: Snapshot, to: Snapshot) -> bool {
         // AcqRel: takes over the bytes written by the last holder and passes ours on.
-        self.word.compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        self.word
+            .compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// Allocates: free → live. Returns the generation.
@@ -212,19 +214,31 @@ impl Head {
     /// Frees: live or dying → free.
     pub(crate) fn free(&self, from: Snapshot) -> bool {
         debug_assert!(!from.is_free());
-        self.change(from, Snapshot::pack(FREE, 0, NOBODY, from.generation().wrapping_add(1)))
+        self.change(
+            from,
+            Snapshot::pack(FREE, 0, NOBODY, from.generation().wrapping_add(1)),
+        )
     }
 
     pub(crate) fn rehold(&self, from: Snapshot, holder: u16) -> bool {
-        self.change(from, Snapshot::pack(from.0 & 3, from.0 >> 2 & 0x3f, holder, from.generation()))
+        self.change(
+            from,
+            Snapshot::pack(from.0 & 3, from.0 >> 2 & 0x3f, holder, from.generation()),
+        )
     }
 
     pub(crate) fn rekind(&self, from: Snapshot, kind: Kind) -> bool {
-        self.change(from, Snapshot::pack(from.0 & 3, kind as u64, from.holder(), from.generation()))
+        self.change(
+            from,
+            Snapshot::pack(from.0 & 3, kind as u64, from.holder(), from.generation()),
+        )
     }
 
     pub(crate) fn condemn(&self, from: Snapshot, holder: u16) -> bool {
-        self.change(from, Snapshot::pack(DYING, from.0 >> 2 & 0x3f, holder, from.generation()))
+        self.change(
+            from,
+            Snapshot::pack(DYING, from.0 >> 2 & 0x3f, holder, from.generation()),
+        )
     }
 }
 
@@ -243,8 +257,11 @@ mod tests {
 
     #[test]
     fn a_block_is_claimed_once_and_freed_once() {
-        let head =
-            Head { word: AtomicU64::new(0), refs: AtomicU32::new(0), len: AtomicU32::new(0) };
+        let head = Head {
+            word: AtomicU64::new(0),
+            refs: AtomicU32::new(0),
+            len: AtomicU32::new(0),
+        };
         let generation = head.claim(Kind::Bytes, 3).unwrap();
         assert!(head.claim(Kind::Bytes, 4).is_none());
         let now = head.read();

@@ -29,7 +29,10 @@ pub enum AllocError {
         reserved: usize,
     },
     /// All process slots are taken.
-    #[error("{} processes are in this tree already; join some before starting more", crate::MAX_PROCESSES)]
+    #[error(
+        "{} processes are in this tree already; join some before starting more",
+        crate::MAX_PROCESSES
+    )]
     TooManyProcesses,
 }
 
@@ -41,10 +44,14 @@ pub enum OpenError {
     #[error("cannot map the shared arena: {0}")]
     Io(#[from] io::Error),
     /// The descriptor is not an arena.
-    #[error("this file is not a phalanx arena ({0}); a worker must be started by a phalanx process")]
+    #[error(
+        "this file is not a phalanx arena ({0}); a worker must be started by a phalanx process"
+    )]
     Foreign(&'static str),
     /// The other side is built from a version with another layout.
-    #[error("the arena has layout {theirs}, this program has {ours}; build parent and worker from the same version")]
+    #[error(
+        "the arena has layout {theirs}, this program has {ours}; build parent and worker from the same version"
+    )]
     Version {
         /// Layout in the arena.
         theirs: u32,
@@ -52,11 +59,15 @@ pub enum OpenError {
         ours: u32,
     },
     /// This process belongs to another arena already.
-    #[error("this process already belongs to an arena; join one before the first use of any other part")]
+    #[error(
+        "this process already belongs to an arena; join one before the first use of any other part"
+    )]
     AlreadyJoined,
 }
 
 /// A handle whose object is gone: every process that held it dropped it or died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this handle's object no longer exists: every holder dropped it or died before it arrived; keep one handle alive until the receiver has its own")]
+#[error(
+    "this handle's object no longer exists: every holder dropped it or died before it arrived; keep one handle alive until the receiver has its own"
+)]
 pub struct StaleHandle;

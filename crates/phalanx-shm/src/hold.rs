@@ -60,7 +60,12 @@ struct Mine {
     slot: u16,
 }
 
-static MINE: Mutex<Mine> = Mutex::new(Mine { entries: Vec::new(), free: Vec::new(), tables: Vec::new(), slot: 0 });
+static MINE: Mutex<Mine> = Mutex::new(Mine {
+    entries: Vec::new(),
+    free: Vec::new(),
+    tables: Vec::new(),
+    slot: 0,
+});
 
 fn mine() -> MutexGuard<'static, Mine> {
     MINE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -99,7 +104,11 @@ impl Held {
     #[inline]
     #[must_use]
     pub fn view<T: Placed>(&self) -> &'static T {
-        debug_assert!(self.arena.kind_of(self.block).is_none_or(|kind| kind == T::KIND));
+        debug_assert!(
+            self.arena
+                .kind_of(self.block)
+                .is_none_or(|kind| kind == T::KIND)
+        );
         self.arena.view_held(self.block)
     }
 }
@@ -117,14 +126,18 @@ impl Clone for Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let mut mine = mine();
-        let Some(entry) = mine.entries.get_mut(self.entry as usize) else { return };
+        let Some(entry) = mine.entries.get_mut(self.entry as usize) else {
+            return;
+        };
         *entry = 0;
         mine.free.push(self.entry);
         // A forked child that has not joined the tree holds nothing there yet.
         let dropped = if mine.slot == token::slot_if_joined() && mine.slot != 0 {
             let at = entry_address(&mine, self.entry);
             drop(mine);
-            at.is_some_and(|(table, index)| self.arena.drop_entry(self.arena.table_entry(table, index)))
+            at.is_some_and(|(table, index)| {
+                self.arena.drop_entry(self.arena.table_entry(table, index))
+            })
         } else {
             false
         };
@@ -153,7 +166,10 @@ impl Arena {
                 match error {
                     HoldOrAlloc::Alloc(error) => Err(error),
                     // The caller's own block cannot be stale; as a number it is memory that is missing.
-                    HoldOrAlloc::Stale(_) => Err(AllocError::Exhausted { requested: 0, reserved: self.region().len() }),
+                    HoldOrAlloc::Stale(_) => Err(AllocError::Exhausted {
+                        requested: 0,
+                        reserved: self.region().len(),
+                    }),
                 }
             }
         }
@@ -188,7 +204,11 @@ impl Arena {
             return Err(stale.into());
         }
         mine.entries[entry as usize] = block.to_bits();
-        Ok(Held { arena: self, block, entry })
+        Ok(Held {
+            arena: self,
+            block,
+            entry,
+        })
     }
 
     /// Builds the tables of a forked child from the mirror it inherited.
@@ -201,7 +221,9 @@ impl Arena {
         }
         mine.entries = wanted;
         for entry in 0..mine.entries.len() {
-            let Some(block) = BlockRef::from_bits(mine.entries[entry]) else { continue };
+            let Some(block) = BlockRef::from_bits(mine.entries[entry]) else {
+                continue;
+            };
             if let Some((table, index)) = entry_address(mine, entry as u32) {
                 // Gone in the meantime: the handle the child inherited is stale, and says so when it is used.
                 let _ = self.add_entry(self.table_entry(table, index), block);
@@ -228,7 +250,9 @@ impl Arena {
             entry.store(0, Ordering::Relaxed);
         }
         table.next.store(next, Ordering::Relaxed);
-        self.slot(slot).holds.store(block.to_bits(), Ordering::Release);
+        self.slot(slot)
+            .holds
+            .store(block.to_bits(), Ordering::Release);
         mine.tables.push(block.to_bits());
         Ok(())
     }
@@ -257,7 +281,8 @@ impl Arena {
         }
         let object = BlockRef::from_bits(undo.object.load(Ordering::Relaxed));
         if let Some((head, _)) = object.and_then(|object| self.living(object)) {
-            head.refs.store(undo.refs.load(Ordering::Relaxed), Ordering::Relaxed);
+            head.refs
+                .store(undo.refs.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         self.entry(undo.entry.load(Ordering::Relaxed) as usize)
             .store(undo.was.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -282,11 +307,17 @@ impl Arena {
             head.refs.store(0, Ordering::Relaxed);
         }
         let refs = head.refs.load(Ordering::Relaxed);
-        self.arm(block, refs, entry_at, self.entry(entry_at).load(Ordering::Relaxed));
+        self.arm(
+            block,
+            refs,
+            entry_at,
+            self.entry(entry_at).load(Ordering::Relaxed),
+        );
         points::point("registry.armed");
         head.refs.store(refs + 1, Ordering::Relaxed);
         points::point("registry.counted");
-        self.entry(entry_at).store(block.to_bits(), Ordering::Relaxed);
+        self.entry(entry_at)
+            .store(block.to_bits(), Ordering::Relaxed);
         if now.holder() != OBJECT {
             head.rehold(now, OBJECT);
         }
@@ -320,7 +351,9 @@ impl Arena {
 
     fn drop_entry_locked(&self, entry_at: usize) -> bool {
         let was = self.entry(entry_at).load(Ordering::Relaxed);
-        let Some(block) = BlockRef::from_bits(was) else { return false };
+        let Some(block) = BlockRef::from_bits(was) else {
+            return false;
+        };
         let Some((head, now)) = self.living(block) else {
             self.entry(entry_at).store(0, Ordering::Relaxed);
             return false;
@@ -390,7 +423,9 @@ impl Arena {
     pub(crate) fn drop_table_of(&self, slot: u16) {
         let mut next = BlockRef::from_bits(self.slot(slot).holds.load(Ordering::Acquire));
         while let Some(block) = next {
-            let Ok(table) = self.view::<Table>(block) else { break };
+            let Ok(table) = self.view::<Table>(block) else {
+                break;
+            };
             for (index, entry) in table.entries.iter().enumerate() {
                 let object = BlockRef::from_bits(entry.load(Ordering::Relaxed));
                 if let Some(object) = object
@@ -401,7 +436,9 @@ impl Arena {
             }
             next = BlockRef::from_bits(table.next.load(Ordering::Relaxed));
             // The chain first: a sweeper that dies here leaves a shorter chain and a block the next one frees by holder.
-            self.slot(slot).holds.store(next.map_or(0, BlockRef::to_bits), Ordering::Release);
+            self.slot(slot)
+                .holds
+                .store(next.map_or(0, BlockRef::to_bits), Ordering::Release);
             self.free(block);
         }
     }
@@ -418,7 +455,8 @@ impl Arena {
     /// Counts the holds on an object, 0 if it is gone.
     #[must_use]
     pub fn holds_on(&self, block: BlockRef) -> u32 {
-        self.living(block).map_or(0, |(head, _)| head.refs.load(Ordering::Relaxed))
+        self.living(block)
+            .map_or(0, |(head, _)| head.refs.load(Ordering::Relaxed))
     }
 }
 

@@ -24,10 +24,14 @@ pub use error::{AllocError, OpenError, StaleHandle};
 pub use hold::{Held, HoldOrAlloc};
 pub use region::Region;
 pub use robust::{Acquired, Interest, Local, Patience, RawLock, Scope, Shared, WaitError};
-pub use session::{adopt, adopt_forked, on_join, session, session_if_any, session_options, SessionOptions};
+pub use session::{
+    SessionOptions, adopt, adopt_forked, on_join, session, session_if_any, session_options,
+};
 pub use slots::{ExitRecord, MAX_PROCESSES, ProcessInfo, SlotState};
 pub use sweep::{KindOps, Swept, register_kind, sweeping};
-pub use token::{Owner, after_fork_in_child, current_slot, local_token, shared_token, thread_identity};
+pub use token::{
+    Owner, after_fork_in_child, current_slot, local_token, shared_token, thread_identity,
+};
 
 /// The version of everything that is laid out in the arena. A process of another version is refused at the door.
 pub const LAYOUT_VERSION: u32 = 1;

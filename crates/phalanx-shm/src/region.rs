@@ -44,7 +44,11 @@ impl Region {
     /// When the system refuses the mapping.
     pub fn map(file: SharedFile, len: usize) -> io::Result<Self> {
         let mapping = Mapping::new(&file, len)?;
-        Ok(Self { base: mapping.base(), len, home: Home::Mapped { file, mapping } })
+        Ok(Self {
+            base: mapping.base(),
+            len,
+            home: Home::Mapped { file, mapping },
+        })
     }
 
     /// Makes a region of zeroed heap memory, seen by this process only.
@@ -54,11 +58,18 @@ impl Region {
     /// If the allocator has no `len` bytes.
     #[must_use]
     pub fn heap(len: usize) -> Self {
-        let layout = Layout::from_size_align(len.max(1), 1 << 16).expect("a small power of two aligns");
+        let layout =
+            Layout::from_size_align(len.max(1), 1 << 16).expect("a small power of two aligns");
         // SAFETY: the layout is not empty.
         let base = unsafe { std::alloc::alloc_zeroed(layout) };
-        let Some(base) = NonNull::new(base) else { std::alloc::handle_alloc_error(layout) };
-        Self { base, len, home: Home::Heap { layout } }
+        let Some(base) = NonNull::new(base) else {
+            std::alloc::handle_alloc_error(layout)
+        };
+        Self {
+            base,
+            len,
+            home: Home::Heap { layout },
+        }
     }
 
     /// Returns the length in bytes.

@@ -117,12 +117,18 @@ pub struct Patience {
 
 impl Patience {
     /// Waits for as long as it takes, signals notwithstanding.
-    pub const FOREVER: Self = Self { deadline: None, interruptible: false };
+    pub const FOREVER: Self = Self {
+        deadline: None,
+        interruptible: false,
+    };
 
     /// Waits until `deadline`, signals notwithstanding.
     #[must_use]
     pub fn until(deadline: Deadline) -> Self {
-        Self { deadline: Some(deadline), interruptible: false }
+        Self {
+            deadline: Some(deadline),
+            interruptible: false,
+        }
     }
 
     /// Waits for `timeout` from now, signals notwithstanding.
@@ -185,14 +191,20 @@ impl<S: Scope> RawLock<S> {
     #[cfg(not(any(phalanx_loom, phalanx_shuttle)))]
     #[must_use]
     pub const fn new() -> Self {
-        Self { word: Word::new(0), scope: PhantomData }
+        Self {
+            word: Word::new(0),
+            scope: PhantomData,
+        }
     }
 
     /// Creates a free lock.
     #[cfg(any(phalanx_loom, phalanx_shuttle))]
     #[must_use]
     pub fn new() -> Self {
-        Self { word: Word::new(0), scope: PhantomData }
+        Self {
+            word: Word::new(0),
+            scope: PhantomData,
+        }
     }
 
     /// Blocks until the lock is free and takes it.
@@ -207,7 +219,11 @@ impl<S: Scope> RawLock<S> {
     pub fn lock(&self, patience: Patience) -> Result<Acquired, WaitError> {
         let me = S::token();
         // Acquire: pairs with the Release of `unlock`, so that we see what the last owner wrote.
-        if self.word.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+        if self
+            .word
+            .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+        {
             return Ok(Acquired::Clean);
         }
         self.lock_contended(me, patience)
@@ -229,7 +245,12 @@ impl<S: Scope> RawLock<S> {
         let me = S::token();
         let mut now = 0;
         loop {
-            match self.word.compare_exchange(now, me | now & CONTENDED, Ordering::Acquire, Ordering::Relaxed) {
+            match self.word.compare_exchange(
+                now,
+                me | now & CONTENDED,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) if now & DIED != 0 => return Some(Acquired::OwnerDied),
                 Ok(_) => return Some(Acquired::Clean),
                 Err(seen) if Owner::of(seen).is_none() && seen != now => now = seen,
@@ -254,7 +275,10 @@ impl<S: Scope> RawLock<S> {
     fn lock_contended(&self, me: u32, patience: Patience) -> Result<Acquired, WaitError> {
         let free = || {
             (self.word.load(Ordering::Relaxed) == 0
-                && self.word.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_ok())
+                && self
+                    .word
+                    .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok())
             .then_some(())
         };
         if Spin::until(free).is_some() {
@@ -267,8 +291,16 @@ impl<S: Scope> RawLock<S> {
             let now = self.word.load(Ordering::Relaxed);
             let Some(owner) = Owner::of(now) else {
                 let mine = me | (now & CONTENDED) | slept;
-                if self.word.compare_exchange(now, mine, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-                    return Ok(if now & DIED != 0 { Acquired::OwnerDied } else { Acquired::Clean });
+                if self
+                    .word
+                    .compare_exchange(now, mine, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+                {
+                    return Ok(if now & DIED != 0 {
+                        Acquired::OwnerDied
+                    } else {
+                        Acquired::Clean
+                    });
                 }
                 continue;
             };
@@ -299,7 +331,11 @@ impl<S: Scope> RawLock<S> {
         points::point("lock.held");
         let me = S::token();
         // Release: pairs with the Acquire of `lock`.
-        if self.word.compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed).is_err() {
+        if self
+            .word
+            .compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed)
+            .is_err()
+        {
             self.unlock_contended();
         }
     }
@@ -339,7 +375,10 @@ impl<S: Scope> RawLock<S> {
     pub fn owner_died(&self, slot: u16) -> bool {
         let mut now = self.word.load(Ordering::Relaxed);
         while Owner::of(now).is_some_and(|owner| owner.slot == slot) {
-            match self.word.compare_exchange(now, DIED, Ordering::AcqRel, Ordering::Relaxed) {
+            match self
+                .word
+                .compare_exchange(now, DIED, Ordering::AcqRel, Ordering::Relaxed)
+            {
                 Ok(_) => {
                     self.wake_all();
                     return true;

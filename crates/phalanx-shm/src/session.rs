@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use phalanx_prim::global::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use phalanx_sys::map::SharedFile;
@@ -53,7 +53,9 @@ pub fn session() -> Result<&'static Arena, OpenError> {
         let _ = ARENA.set(arena);
         install_fork_hooks();
     }
-    ARENA.get().ok_or(OpenError::Foreign("it vanished while it was made"))
+    ARENA
+        .get()
+        .ok_or(OpenError::Foreign("it vanished while it was made"))
 }
 
 /// Returns this process's arena if it has one.
@@ -65,7 +67,10 @@ pub fn session_if_any() -> Option<&'static Arena> {
 
 fn create() -> Result<Arena, OpenError> {
     let wanted = match WANTED.load(Ordering::Relaxed) {
-        0 => std::env::var("PHALANX_ARENA_BYTES").ok().and_then(|text| text.parse().ok()).unwrap_or(RESERVE),
+        0 => std::env::var("PHALANX_ARENA_BYTES")
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(RESERVE),
         bytes => bytes,
     };
     // The address space may be limited (RLIMIT_AS, RLIMIT_FSIZE, a sandbox): a smaller reserve serves as long as it lasts.
@@ -104,7 +109,9 @@ pub fn adopt(file: OwnedFd, slot: u16) -> Result<&'static Arena, OpenError> {
     token::set_slot(slot);
     let _ = ARENA.set(arena);
     install_fork_hooks();
-    ARENA.get().ok_or(OpenError::Foreign("it vanished while it was joined"))
+    ARENA
+        .get()
+        .ok_or(OpenError::Foreign("it vanished while it was joined"))
 }
 
 /// Joins the tree as a process that was not started by phalanx: the root on its first use, or a child of a plain fork.
@@ -155,7 +162,9 @@ pub fn on_join(told: fn(u16)) {
 /// If this process has no arena.
 pub fn adopt_forked(slot: u16) {
     token::after_fork_in_child();
-    let arena = ARENA.get().expect("the parent had an arena before it reserved the slot");
+    let arena = ARENA
+        .get()
+        .expect("the parent had an arena before it reserved the slot");
     arena.occupy_slot(slot);
     token::set_slot(slot);
     arena.rebuild_holds();

@@ -146,12 +146,22 @@ impl Slot {
             return stolen;
         }
         self.state
-            .compare_exchange(now, SWEEPING | u32::from(by) << 16, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(
+                now,
+                SWEEPING | u32::from(by) << 16,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            )
             .is_ok()
     }
 
     pub(crate) fn finish_sweep(&self) {
-        for word in [&self.pid, &self.parent, &self.watched, &self.interest_overflow] {
+        for word in [
+            &self.pid,
+            &self.parent,
+            &self.watched,
+            &self.interest_overflow,
+        ] {
             word.store(0, Ordering::Relaxed);
         }
         self.start_time.store(0, Ordering::Relaxed);
@@ -184,7 +194,9 @@ impl Arena {
         for slot in reuse.chain(used + 1..=MAX_PROCESSES) {
             if slot > self.header().slots_used.load(Ordering::Relaxed) as usize {
                 self.commit_slot(slot)?;
-                self.header().slots_used.fetch_max(slot as u32, Ordering::AcqRel);
+                self.header()
+                    .slots_used
+                    .fetch_max(slot as u32, Ordering::AcqRel);
             }
             let entry = self.slot(slot as u16);
             if entry
@@ -213,7 +225,9 @@ impl Arena {
     pub(crate) fn occupy_slot(&self, slot: u16) {
         let entry = self.slot(slot);
         let pid = phalanx_sys::ids::pid();
-        entry.start_time.store(process::start_time(pid).unwrap_or(0), Ordering::Relaxed);
+        entry
+            .start_time
+            .store(process::start_time(pid).unwrap_or(0), Ordering::Relaxed);
         entry.pid.store(pid, Ordering::Relaxed);
         // Release: whoever sees the slot live sees pid and start time.
         entry.state.store(LIVE, Ordering::Release);
@@ -237,7 +251,10 @@ impl Arena {
     #[must_use]
     pub fn processes(&self) -> Vec<ProcessInfo> {
         let used = self.header().slots_used.load(Ordering::Acquire) as u16;
-        (1..=used).map(|slot| self.process(slot)).filter(|p| p.state != SlotState::Free).collect()
+        (1..=used)
+            .map(|slot| self.process(slot))
+            .filter(|p| p.state != SlotState::Free)
+            .collect()
     }
 
     /// Records that the parent watches the process in `slot`.
@@ -253,7 +270,9 @@ impl Arena {
 
     /// Records how the process in `slot` ended, for those who find its name in a lock or pipe.
     pub fn record_exit(&self, slot: u16, exit: ExitRecord) {
-        self.slot(slot).exit.store(exit.to_bits(), Ordering::Release);
+        self.slot(slot)
+            .exit
+            .store(exit.to_bits(), Ordering::Release);
     }
 
     /// Returns how the last process in `slot` ended, if that is known.
@@ -279,7 +298,8 @@ impl Arena {
         let started = entry.start_time.load(Ordering::Relaxed);
         match PidFd::open(pid) {
             Ok(fd) => {
-                fd.is_dead() || process::start_time(pid).is_ok_and(|now| started != 0 && now != started)
+                fd.is_dead()
+                    || process::start_time(pid).is_ok_and(|now| started != 0 && now != started)
             }
             // No such process. Out of descriptors is no proof of death.
             Err(error) => error.raw_os_error() == Some(3),
@@ -295,7 +315,9 @@ impl Arena {
             let line = &entry.interests[(first + i) % INTERESTS];
             // SeqCst: the note is in the ledger before the word is looked at or changed.
             if line.load(Ordering::Relaxed) == 0
-                && line.compare_exchange(0, offset, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+                && line
+                    .compare_exchange(0, offset, Ordering::SeqCst, Ordering::Relaxed)
+                    .is_ok()
             {
                 return Some(InterestEntry { entry: Some(line) });
             }

@@ -30,7 +30,8 @@ pub struct KindOps {
 }
 
 // Plain data published once per kind before any process shares a block of it; not part of any modelled protocol.
-static OPS: [std::sync::OnceLock<KindOps>; Kind::COUNT] = [const { std::sync::OnceLock::new() }; Kind::COUNT];
+static OPS: [std::sync::OnceLock<KindOps>; Kind::COUNT] =
+    [const { std::sync::OnceLock::new() }; Kind::COUNT];
 
 /// Tells the sweep what to do with a kind. The first registration counts.
 pub fn register_kind(kind: Kind, ops: KindOps) {
@@ -80,7 +81,10 @@ impl Arena {
         if slot == 0 || slot == me || !entry.begin_sweep(me) {
             return;
         }
-        let outer = SWEEPING.replace(Some((entry.pid.load(Ordering::Relaxed), self.exit_of(slot))));
+        let outer = SWEEPING.replace(Some((
+            entry.pid.load(Ordering::Relaxed),
+            self.exit_of(slot),
+        )));
         self.carve_owner_died(slot);
         self.registry_owner_died(slot);
         let wake_all = entry.interest_overflow.load(Ordering::SeqCst) != 0;
@@ -94,7 +98,8 @@ impl Arena {
         for line in &entry.interests {
             let offset = line.load(Ordering::SeqCst) as usize;
             if offset != 0 && offset + 4 <= self.region().len() {
-                self.word_at(offset).wake(u32::MAX, phalanx_prim::Scope::Shared);
+                self.word_at(offset)
+                    .wake(u32::MAX, phalanx_prim::Scope::Shared);
             }
         }
         self.drop_table_of(slot);

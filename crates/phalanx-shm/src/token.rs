@@ -20,16 +20,19 @@ const SLOT_MASK: u32 = 0x3fff;
 const ORDINAL_MASK: u32 = 0xffff;
 
 /// The slot of this process; 0 until it has joined a tree. Not modelled: a static cannot be.
-static SLOT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+static SLOT: phalanx_prim::global::AtomicU32 = phalanx_prim::global::AtomicU32::new(0);
 /// The slot this process's parent had when it was forked, for the child to name as its parent.
-static FORKED_FROM: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+static FORKED_FROM: phalanx_prim::global::AtomicU32 = phalanx_prim::global::AtomicU32::new(0);
 
 struct Ordinals {
     next: u32,
     free: Vec<u32>,
 }
 
-static ORDINALS: Mutex<Ordinals> = Mutex::new(Ordinals { next: 1, free: Vec::new() });
+static ORDINALS: Mutex<Ordinals> = Mutex::new(Ordinals {
+    next: 1,
+    free: Vec::new(),
+});
 
 struct Ordinal(u32);
 
@@ -79,15 +82,24 @@ impl Owner {
 #[must_use]
 pub fn local_token() -> u32 {
     let token = LOCAL.get();
-    if token == 0 { local_token_first() } else { token }
+    if token == 0 {
+        local_token_first()
+    } else {
+        token
+    }
 }
 
 #[cold]
 fn local_token_first() -> u32 {
-    let mut ordinals = ORDINALS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut ordinals = ORDINALS
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let ordinal = ordinals.free.pop().unwrap_or_else(|| {
         let ordinal = ordinals.next;
-        assert!(ordinal <= ORDINAL_MASK, "65,535 threads of this process use locks; end some");
+        assert!(
+            ordinal <= ORDINAL_MASK,
+            "65,535 threads of this process use locks; end some"
+        );
         ordinals.next += 1;
         ordinal
     });
@@ -107,7 +119,11 @@ fn local_token_first() -> u32 {
 #[must_use]
 pub fn shared_token() -> u32 {
     let token = SHARED.get();
-    if token == 0 { shared_token_first() } else { token }
+    if token == 0 {
+        shared_token_first()
+    } else {
+        token
+    }
 }
 
 #[cold]
@@ -124,7 +140,7 @@ fn shared_token_first() -> u32 {
 /// If the arena cannot be made or has no process slot left.
 #[must_use]
 pub fn current_slot() -> u16 {
-    match SLOT.load(std::sync::atomic::Ordering::Relaxed) {
+    match SLOT.load(phalanx_prim::global::Ordering::Relaxed) {
         0 => session::join_tree(),
         slot => slot as u16,
     }
@@ -132,28 +148,30 @@ pub fn current_slot() -> u16 {
 
 /// Keeps other threads out of the ordinals while the process forks.
 pub(crate) fn freeze() -> impl Sized + 'static {
-    ORDINALS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    ORDINALS
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 pub(crate) fn slot_if_joined() -> u16 {
-    SLOT.load(std::sync::atomic::Ordering::Relaxed) as u16
+    SLOT.load(phalanx_prim::global::Ordering::Relaxed) as u16
 }
 
 pub(crate) fn set_slot(slot: u16) {
     SHARED.set(0);
-    SLOT.store(u32::from(slot), std::sync::atomic::Ordering::Relaxed);
+    SLOT.store(u32::from(slot), phalanx_prim::global::Ordering::Relaxed);
 }
 
 pub(crate) fn forked_from() -> u16 {
-    FORKED_FROM.load(std::sync::atomic::Ordering::Relaxed) as u16
+    FORKED_FROM.load(phalanx_prim::global::Ordering::Relaxed) as u16
 }
 
 /// Forgets what belonged to the parent. Called in a forked child before anything else of phalanx runs there; safe to
 /// call twice.
 pub fn after_fork_in_child() {
-    let slot = SLOT.swap(0, std::sync::atomic::Ordering::Relaxed);
+    let slot = SLOT.swap(0, phalanx_prim::global::Ordering::Relaxed);
     if slot != 0 {
-        FORKED_FROM.store(slot, std::sync::atomic::Ordering::Relaxed);
+        FORKED_FROM.store(slot, phalanx_prim::global::Ordering::Relaxed);
     }
     SHARED.set(0);
     IDENTITY.set(0);
@@ -164,7 +182,11 @@ pub fn after_fork_in_child() {
 #[must_use]
 pub fn thread_identity() -> u64 {
     let identity = IDENTITY.get();
-    if identity == 0 { thread_identity_first() } else { identity }
+    if identity == 0 {
+        thread_identity_first()
+    } else {
+        identity
+    }
 }
 
 #[cold]

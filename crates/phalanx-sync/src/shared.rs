@@ -482,7 +482,7 @@ impl SharedMemory {
     /// [`io::ErrorKind::NotFound`] when there is none.
     pub fn attach(name: &str) -> io::Result<Self> {
         let file = named::open(name)?;
-        let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
+        let len = usize::try_from(file.size()?).map_err(io::Error::other)?;
         Self::map(name, &file, len)
     }
 

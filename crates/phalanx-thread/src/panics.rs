@@ -53,7 +53,9 @@ fn install_hook() {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             let inside = SEEN.try_with(|seen| {
-                let Ok(mut seen) = seen.try_borrow_mut() else { return false };
+                let Ok(mut seen) = seen.try_borrow_mut() else {
+                    return false;
+                };
                 if seen.depth > 0 {
                     seen.location = info.location().map(ToString::to_string);
                     seen.backtrace = Some(Backtrace::force_capture().to_string());
@@ -84,7 +86,10 @@ pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
         message: message_of(payload.as_ref()),
         location,
         backtrace: backtrace.unwrap_or_default(),
-        thread: std::thread::current().name().unwrap_or("<unnamed>").to_owned(),
+        thread: std::thread::current()
+            .name()
+            .unwrap_or("<unnamed>")
+            .to_owned(),
     })
 }
 
@@ -106,7 +111,13 @@ mod tests {
     fn a_panic_is_reported_with_place_and_stack() {
         let report = catch(|| panic!("no {}", 7)).unwrap_err();
         assert_eq!(report.message, "no 7");
-        assert!(report.location.as_deref().unwrap_or("").contains("panics.rs"));
+        assert!(
+            report
+                .location
+                .as_deref()
+                .unwrap_or("")
+                .contains("panics.rs")
+        );
         assert!(report.backtrace.contains("panics"), "{}", report.backtrace);
         assert_eq!(catch(|| 5), Ok(5));
     }

@@ -1,10 +1,9 @@
 //! One error for programs that pass everything up.
 
-
-
 use crate::{
-    BarrierError, BuildError, CreateError, GetError, JoinError, JoinPoolError, LockError, OverRelease, OwnerDied,
-    PoolError, ProcessError, PutError, PutErrorKind, StartError, SubmitError, TaskDoneError,
+    BarrierError, BuildError, CreateError, GetError, JoinError, JoinPoolError, LockError,
+    OverRelease, OwnerDied, PoolError, ProcessError, PutError, PutErrorKind, StartError,
+    SubmitError, TaskDoneError,
 };
 
 /// Any error of this crate, for `?` in programs that only report it. Each operation has a smaller one of its own.
@@ -81,4 +80,3 @@ impl<G> From<LockError<G>> for Error {
         Self::Lock(error.to_string())
     }
 }
-

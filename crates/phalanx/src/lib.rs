@@ -52,33 +52,37 @@ mod error;
 
 pub use error::{Error, Result};
 pub use phalanx_channel::{
-    Bounds, Closed, Connection, CreateError, GetError, JoinError, Loan, Message, PutError, PutErrorKind, Queue,
-    QueueBuilder, RawGetError, RawPutError, RawQueue, Received, SimpleQueue, TaskDoneError, Waitable, pipe, wait,
+    Bounds, Closed, Connection, CreateError, GetError, JoinError, Loan, Message, PutError,
+    PutErrorKind, Queue, QueueBuilder, RawGetError, RawPutError, RawQueue, Received, SimpleQueue,
+    TaskDoneError, Waitable, pipe, wait,
 };
 pub use phalanx_macros::{main, task};
 pub use phalanx_pool::{
-    BuildError, Imap, ImapUnordered, JoinPoolError, MapHandle, Pool, PoolBuilder, PoolError, PoolStats, SubmitError,
-    TaskHandle, TaskOptions, ThreadPool, ThreadPoolBuilder, ThreadTask, ThreadTaskError, WorkerDeath, WorkerId, WorkerStats, current_worker, with_thread_state, worker_state,
+    BuildError, Imap, ImapUnordered, JoinPoolError, MapHandle, Pool, PoolBuilder, PoolError,
+    PoolStats, SubmitError, TaskHandle, TaskOptions, ThreadPool, ThreadPoolBuilder, ThreadTask,
+    ThreadTaskError, WorkerDeath, WorkerId, WorkerStats, current_worker, with_thread_state,
+    worker_state,
 };
 pub use phalanx_process::{
-    ActiveChild, Builder as ProcessBuilder, Death, ExitStatus, Fork, ForkedChild, MemoryVerdict, PanicReport, Process,
-    ProcessError, StartError, StartMethod, TaskError, TaskFn, When, Zygote, active_children, at_fork, enter, fork,
-    leave_children, parent_pid, registry, test_entry,
+    ActiveChild, Builder as ProcessBuilder, Death, ExitStatus, Fork, ForkedChild, MemoryVerdict,
+    PanicReport, Process, ProcessError, StartError, StartMethod, TaskError, TaskFn, When, Zygote,
+    active_children, at_fork, enter, fork, leave_children, parent_pid, registry, test_entry,
 };
 pub use phalanx_shm::{SessionOptions, session_options};
-pub use phalanx_sync::{
-    Barrier, BarrierError, BoundedSemaphore, Condition, Event, Local, Lock, LockError, LockGuard, LockOwner,
-    OverRelease, OwnerDied, Patience, Permit, Plain, RLock, RLockGuard, Semaphore, Shared, SharedGuard, SharedMemory,
-    SharedScope, SharedSlice, SharedSliceGuard, WaitError,
-};
 pub use phalanx_subprocess as subprocess;
+pub use phalanx_sync::{
+    Barrier, BarrierError, BoundedSemaphore, Condition, Event, Local, Lock, LockError, LockGuard,
+    LockOwner, OverRelease, OwnerDied, Patience, Permit, Plain, RLock, RLockGuard, Semaphore,
+    Shared, SharedGuard, SharedMemory, SharedScope, SharedSlice, SharedSliceGuard, WaitError,
+};
 pub use phalanx_thread as thread;
 
 /// What most programs use.
 pub mod prelude {
     pub use crate::{
-        Barrier, BoundedSemaphore, Condition, Connection, Event, Lock, Pool, Process, Queue, RLock, Semaphore, Shared,
-        SharedMemory, SharedSlice, SimpleQueue, StartMethod, TaskOptions, ThreadPool, pipe, wait,
+        Barrier, BoundedSemaphore, Condition, Connection, Event, Lock, Pool, Process, Queue, RLock,
+        Semaphore, Shared, SharedMemory, SharedSlice, SimpleQueue, StartMethod, TaskOptions,
+        ThreadPool, pipe, wait,
     };
     pub use std::time::Duration;
 }

@@ -59,7 +59,7 @@ impl SharedFile {
     /// # Errors
     ///
     /// When the descriptor is not a file.
-    pub fn len(&self) -> io::Result<u64> {
+    pub fn size(&self) -> io::Result<u64> {
         Ok(rustix::fs::fstat(&self.fd)?.st_size as u64)
     }
 
