@@ -33,7 +33,7 @@
 
 use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Padded, points};
 use phalanx_shm::{
-    Acquired, AllocError, Arena, BlockRef, ExitRecord, Held, Kind, KindOps, Patience, Placed,
+    Acquired, AllocError, Arena, Brief, BlockRef, ExitRecord, Held, Kind, KindOps, Patience, Placed,
     RawLock, Shared, TRANSIT, WaitError, current_slot, register_kind, sweeping,
 };
 use phalanx_sync::Gate;
@@ -69,6 +69,13 @@ struct Side {
     note_len: AtomicU64,
     /// A segment being linked (tail) or freed (head).
     note_segment: AtomicU64,
+    /// The consumer's entry among the takers, plus 1, and what it was (head only).
+    note_taker: AtomicU64,
+    note_taken: AtomicU64,
+    /// What this side last saw of the other's position in its segment, and of its count of items: never ahead of them. So
+    /// the other side's lines are read once per round, not once per item.
+    seen: AtomicU64,
+    seen_items: AtomicU64,
 }
 
 impl Side {
@@ -85,6 +92,10 @@ impl Side {
             note_bytes: AtomicU64::new(0),
             note_len: AtomicU64::new(0),
             note_segment: AtomicU64::new(0),
+            note_taker: AtomicU64::new(0),
+            note_taken: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
+            seen_items: AtomicU64::new(0),
         }
     }
 }
@@ -417,6 +428,7 @@ impl Core<'_> {
             let (_, ring) = self.segment(&side.segment);
             if ring.next.load(Ordering::Relaxed) == grown.to_bits() {
                 self.arena.seize(grown, TRANSIT);
+                side.seen.store(0, Ordering::Relaxed);
                 side.segment.store(grown.to_bits(), Ordering::Release);
             }
             side.note_segment.store(0, Ordering::Release);
@@ -439,6 +451,10 @@ impl Core<'_> {
             let committed =
                 ring.head.load(Ordering::Relaxed) == side.note_position.load(Ordering::Relaxed);
             self.settle(side, committed);
+            let taker = (side.note_taker.load(Ordering::Relaxed) as usize).checked_sub(1);
+            if !committed && let Some(taker) = taker.and_then(|taker| self.state.takers.get(taker)) {
+                taker.store(side.note_taken.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
             if !committed
                 && let Some(block) = BlockRef::from_bits(side.note_block.load(Ordering::Relaxed))
             {
@@ -477,6 +493,7 @@ impl Core<'_> {
         side.note_bytes
             .store(side.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
         side.note_len.store(len, Ordering::Relaxed);
+        side.note_taker.store(0, Ordering::Relaxed);
         // Release: the note is whole before it counts.
         side.noted
             .store(u32::from(current_slot()), Ordering::Release);
@@ -512,6 +529,52 @@ impl Core<'_> {
             .bytes
             .load(Ordering::Acquire)
             .saturating_sub(taken)
+    }
+
+    /// Returns `true` if the first segment has an item, or one comes behind it. Without the lock this is a hint.
+    fn has_item(&self) -> bool {
+        let first = BlockRef::from_bits(self.state.head.segment.load(Ordering::Acquire));
+        let ring = first.and_then(|block| self.arena.view::<Segment>(block).ok());
+        // Gone: another consumer moved on at this moment.
+        ring.is_none_or(|ring| {
+            ring.tail.load(Ordering::Acquire) != ring.head.load(Ordering::Relaxed)
+                || ring.next.load(Ordering::Relaxed) != 0
+        })
+    }
+
+    /// As [`has_room`](Self::has_room), under the tail lock: looks at the other side only if there may be none.
+    fn has_room_locked(&self, payload: u64) -> bool {
+        let items = self.state.capacity.load(Ordering::Relaxed);
+        if self.state.byte_capacity.load(Ordering::Relaxed) != 0 {
+            return self.has_room(payload);
+        }
+        let side = &self.state.tail;
+        let put = side.items.load(Ordering::Relaxed);
+        if items == 0 || put - side.seen_items.load(Ordering::Relaxed) < items {
+            return true;
+        }
+        let taken = self.state.head.items.load(Ordering::Acquire);
+        side.seen_items.store(taken, Ordering::Relaxed);
+        put.saturating_sub(taken) < items
+    }
+
+    fn is_bounded(&self) -> bool {
+        self.state.capacity.load(Ordering::Relaxed) | self.state.byte_capacity.load(Ordering::Relaxed) != 0
+    }
+
+    /// Unlocks the head and tells producers that there is room.
+    fn unlock_head_taken(&self) {
+        if !self.is_bounded() {
+            self.state.head.lock.unlock();
+            return;
+        }
+        // From before the unlock until they were told: if we die in between, the sweep tells them.
+        let _owed = Brief::of(self.state.not_full.word());
+        self.state.head.lock.unlock();
+        points::point("queue.get.unlocked");
+        // By bytes one large item may make room for several small ones.
+        let count = if self.state.byte_capacity.load(Ordering::Relaxed) == 0 { 1 } else { u32::MAX };
+        self.state.not_full.notify_after_unlock(count);
     }
 
     fn has_room(&self, payload: u64) -> bool {
@@ -576,9 +639,15 @@ impl Core<'_> {
         let size = ring.size.load(Ordering::Relaxed);
         let to_end = size - (at & (size - 1));
         let wrapped = if to_end < footprint { to_end } else { 0 };
-        // Acquire: what was read before the head moved may be written over now.
-        let used = at.wrapping_sub(ring.head.load(Ordering::Acquire));
-        if used + wrapped + footprint > size {
+        let full = |head: u64| at.wrapping_sub(head) + wrapped + footprint > size;
+        let mut is_full = full(side.seen.load(Ordering::Relaxed));
+        if is_full {
+            // Acquire: what was read before the head moved may be written over now.
+            let head = ring.head.load(Ordering::Acquire);
+            side.seen.store(head, Ordering::Relaxed);
+            is_full = full(head);
+        }
+        if is_full {
             (segment, ring) = self.grow(segment, ring)?;
             at = 0;
         } else if wrapped != 0 {
@@ -617,8 +686,6 @@ impl Core<'_> {
             points::point("queue.put.handed-over");
         }
         self.counted(side, record.payload());
-        self.state.not_empty.notify(1);
-        points::point("queue.put.notified");
         Ok(())
     }
 
@@ -635,6 +702,8 @@ impl Core<'_> {
         ring.next.store(fresh.to_bits(), Ordering::Release);
         points::point("queue.grow.linked");
         self.arena.rehold(fresh, current_slot(), TRANSIT);
+        // Of the old segment 0 is no lie either: it is only older news.
+        side.seen.store(0, Ordering::Relaxed);
         side.segment.store(fresh.to_bits(), Ordering::Release);
         side.note_segment.store(0, Ordering::Release);
         Ok((fresh, self.arena.view_held::<Segment>(fresh)))
@@ -671,8 +740,11 @@ impl Core<'_> {
         loop {
             let (segment, ring) = self.segment(&side.segment);
             let at = ring.head.load(Ordering::Relaxed);
-            // Acquire: pairs with the commit of the put.
-            if at == ring.tail.load(Ordering::Acquire) {
+            if at >= side.seen.load(Ordering::Relaxed) {
+                // Acquire: pairs with the commit of the put.
+                side.seen.store(ring.tail.load(Ordering::Acquire), Ordering::Relaxed);
+            }
+            if at == side.seen.load(Ordering::Relaxed) {
                 let next = BlockRef::from_bits(ring.next.load(Ordering::Acquire))?;
                 // The last put into this segment came before the link: look once more.
                 if at == ring.tail.load(Ordering::Acquire) {
@@ -703,24 +775,12 @@ impl Core<'_> {
             }
             if self.state.joinable.load(Ordering::Relaxed) != 0 {
                 self.count_taker(current_slot(), 1);
+                points::point("queue.get.counted");
             }
             // Release: pairs with the Acquire of the put that writes over the record; this is the commit.
             ring.head.store(end, Ordering::Release);
             points::point("queue.get.committed");
             self.counted(side, len);
-            if self.state.capacity.load(Ordering::Relaxed)
-                | self.state.byte_capacity.load(Ordering::Relaxed)
-                != 0
-            {
-                // By bytes one large item may make room for several small ones.
-                let count = if self.state.byte_capacity.load(Ordering::Relaxed) == 0 {
-                    1
-                } else {
-                    u32::MAX
-                };
-                self.state.not_full.notify(count);
-            }
-            points::point("queue.get.notified");
             return Some(block.map(|block| (block, len as usize)));
         }
     }
@@ -730,6 +790,8 @@ impl Core<'_> {
         let side = &self.state.head;
         side.note_segment.store(old.to_bits(), Ordering::Release);
         points::point("queue.advance.noted");
+        // Older news of the old segment, and of the new one.
+        side.seen.store(0, Ordering::Relaxed);
         side.segment.store(next.to_bits(), Ordering::Release);
         points::point("queue.advance.moved");
         self.arena.free(old);
@@ -752,9 +814,15 @@ impl Core<'_> {
         let Some(taker) = find(wanted).or_else(|| find(0)) else {
             return false;
         };
-        let count = (taker.load(Ordering::Relaxed) & 0xffff_ffff) as i64 + by;
+        let was = taker.load(Ordering::Relaxed);
+        let count = (was & 0xffff_ffff) as i64 + by;
         if count < 0 {
             return false;
+        }
+        if by > 0 {
+            let index = self.state.takers.iter().position(|other| std::ptr::eq(other, taker));
+            self.state.head.note_taken.store(was, Ordering::Relaxed);
+            self.state.head.note_taker.store(index.map_or(0, |index| index as u64 + 1), Ordering::Release);
         }
         taker.store(
             if count == 0 { 0 } else { wanted | count as u64 },
@@ -915,17 +983,22 @@ impl RawQueue {
             });
         }
         loop {
+            // From before the commit until a consumer was told: if we die in between, the sweep tells them.
+            let owed = Brief::of(core.state.not_empty.word());
             core.lock_tail();
             if let Some(closed) = core.closed() {
                 core.state.tail.lock.unlock();
                 return Err(RawPutError::Closed(closed));
             }
-            if core.has_room(payload) {
+            if core.has_room_locked(payload) {
                 let put = core.put_locked(record);
                 core.state.tail.lock.unlock();
+                points::point("queue.put.unlocked");
+                core.state.not_empty.notify_after_unlock(1);
                 return Ok(put?);
             }
             core.state.tail.lock.unlock();
+            drop(owed);
             core.state.not_full.wait_until(patience, || {
                 (core.has_room(payload) || core.closed().is_some()).then_some(())
             })?;
@@ -949,10 +1022,10 @@ impl RawQueue {
         buffer.clear();
         buffer.reserve(INLINE_MOST);
         loop {
-            if core.len() > 0 {
+            if core.has_item() {
                 core.lock_head();
                 let got = core.get_locked(buffer, |_| {});
-                core.state.head.lock.unlock();
+                core.unlock_head_taken();
                 match got {
                     Some(None) => return Ok(Received::Inline),
                     Some(Some((block, len))) => {
@@ -963,14 +1036,14 @@ impl RawQueue {
             }
             // Closed is looked at before the last look at the count: what was put before the closing is still taken.
             let closed = core.closed();
-            if core.len() > 0 {
+            if core.has_item() {
                 continue;
             }
             if let Some(closed) = closed {
                 return Err(RawGetError::Closed(closed));
             }
             core.state.not_empty.wait_until(patience, || {
-                (core.len() > 0 || core.closed().is_some()).then_some(())
+                (core.has_item() || core.closed().is_some()).then_some(())
             })?;
         }
     }
@@ -980,14 +1053,14 @@ impl RawQueue {
     /// panic. Returns whether there was an item.
     pub fn try_get_claimed(&self, buffer: &mut Vec<u8>, claim: impl FnOnce(&[u8])) -> bool {
         let core = self.core();
-        if core.len() == 0 {
+        if !core.has_item() {
             return false;
         }
         buffer.clear();
         buffer.reserve(INLINE_MOST);
         core.lock_head();
         let got = core.get_locked(buffer, claim);
-        core.state.head.lock.unlock();
+        core.unlock_head_taken();
         if let Some(Some((block, len))) = got {
             drop(Message::new(self.held.arena(), block, len));
         }
@@ -1100,6 +1173,6 @@ impl RawQueue {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let core = self.core();
-        core.len() > 0 || core.closed().is_some()
+        core.has_item() || core.closed().is_some()
     }
 }

@@ -69,15 +69,13 @@ impl Outcome {
 }
 
 /// See the module's head. Its small payloads follow it in the block.
+///
+/// What the submitter polls has a cache line apart from what the worker writes before.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(crate) struct TaskState {
     word: Word,
-    outcome: AtomicU32,
-    claimed_by: AtomicU32,
-    attempts: AtomicU32,
     retries: AtomicU32,
-    reserved: AtomicU32,
     function: AtomicU64,
     timeout_ns: AtomicU64,
     /// A queue that is told when the task is done, 0 for none.
@@ -86,11 +84,18 @@ pub(crate) struct TaskState {
     room: AtomicU64,
     args: AtomicU64,
     args_len: AtomicU64,
-    result: AtomicU64,
-    result_len: AtomicU64,
     /// The submitter's own number for it.
     tag: AtomicU64,
+    // From here on the worker writes.
+    result: AtomicU64,
+    result_len: AtomicU64,
+    outcome: AtomicU32,
+    claimed_by: AtomicU32,
+    attempts: AtomicU32,
+    reserved: AtomicU32,
 }
+
+const _: () = assert!(std::mem::offset_of!(TaskState, result) == 64);
 
 // SAFETY: repr(C), atomics only, the only type placed under its kind; the bytes behind it are reached by address.
 unsafe impl Placed for TaskState {
@@ -145,11 +150,7 @@ impl TaskView {
         let word = AtomicU64::new;
         let state = TaskState {
             word: Word::new(QUEUED),
-            outcome: AtomicU32::new(0),
-            claimed_by: AtomicU32::new(0),
-            attempts: AtomicU32::new(0),
             retries: AtomicU32::new(choices.retries),
-            reserved: AtomicU32::new(0),
             function: word(choices.function),
             timeout_ns: word(choices.timeout_ns),
             port: word(choices.port),
@@ -157,8 +158,12 @@ impl TaskView {
             args: word(0),
             args_len: word(args.len() as u64),
             result: word(0),
-            result_len: word(0),
             tag: word(choices.tag),
+            result_len: word(0),
+            outcome: AtomicU32::new(0),
+            claimed_by: AtomicU32::new(0),
+            attempts: AtomicU32::new(0),
+            reserved: AtomicU32::new(0),
         };
         let block = arena.alloc(size_of::<TaskState>() + room, Kind::Task)?;
         let at = arena.address(block).cast::<TaskState>();

@@ -23,7 +23,8 @@ pub mod points;
 mod spin;
 
 pub use backend::{
-    Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, UnsafeCell, Word, fence, hint,
+    Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, UnsafeCell, Word, fence, fence_after_rmw,
+    hint,
     thread,
 };
 pub use phalanx_sys::clock::{self, Deadline};

@@ -66,3 +66,8 @@ impl std::ops::Deref for Word {
         &self.value
     }
 }
+
+/// Orders everything before a read-modify-write that the caller has just done before everything after it.
+pub fn fence_after_rmw() {
+    fence(Ordering::SeqCst);
+}

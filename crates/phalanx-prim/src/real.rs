@@ -41,3 +41,15 @@ impl std::ops::Deref for Word {
         &self.0
     }
 }
+
+/// Orders everything before a read-modify-write that the caller has just done before everything after it.
+///
+/// On x86-64 the read-modify-write (a locked instruction) is that fence already.
+#[inline]
+pub fn fence_after_rmw() {
+    if cfg!(target_arch = "x86_64") {
+        std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    } else {
+        fence(Ordering::SeqCst);
+    }
+}

@@ -106,6 +106,22 @@ impl Interest {
     }
 }
 
+/// As [`Interest`], for one short operation that does not sleep: "if I die before I end this, wake everybody who sleeps on
+/// this word". Costs two stores.
+#[derive(Debug)]
+pub struct Brief(
+    #[expect(dead_code, reason = "held for its destructor")] Option<slots::BriefEntry>,
+);
+
+impl Brief {
+    /// Records interest in a word of the arena; a word elsewhere is private and needs none.
+    #[inline]
+    #[must_use]
+    pub fn of(word: &Word) -> Self {
+        Self(session::session_if_any().map(|arena| arena.note_brief(word)))
+    }
+}
+
 /// How long and how a call waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Patience {

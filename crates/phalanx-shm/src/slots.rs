@@ -57,7 +57,8 @@ pub(crate) struct Slot {
     pub(crate) holds: AtomicU64,
     /// Set for good when more than [`INTERESTS`] threads slept at once.
     pub(crate) interest_overflow: AtomicU32,
-    reserved: AtomicU32,
+    /// Lines of the interest list that threads keep for brief notes; a hint, which may be off by a few.
+    kept: AtomicU32,
     pub(crate) interests: [AtomicU64; INTERESTS],
 }
 
@@ -166,7 +167,7 @@ impl Slot {
         }
         self.start_time.store(0, Ordering::Relaxed);
         self.holds.store(0, Ordering::Relaxed);
-        self.reserved.store(0, Ordering::Relaxed);
+        self.kept.store(0, Ordering::Relaxed);
         for entry in &self.interests {
             entry.store(0, Ordering::Relaxed);
         }
@@ -308,21 +309,95 @@ impl Arena {
 
     pub(crate) fn note_interest(&'static self, word: &Word) -> Option<InterestEntry> {
         let offset = self.region().offset_of(std::ptr::from_ref(word).cast())? as u64;
-        let slot = token::current_slot();
-        let entry = self.slot(slot);
-        let first = token::local_token() as usize % INTERESTS;
-        for i in 0..INTERESTS {
-            let line = &entry.interests[(first + i) % INTERESTS];
-            // SeqCst: the note is in the ledger before the word is looked at or changed.
-            if line.load(Ordering::Relaxed) == 0
-                && line
-                    .compare_exchange(0, offset, Ordering::SeqCst, Ordering::Relaxed)
-                    .is_ok()
-            {
-                return Some(InterestEntry { entry: Some(line) });
+        match self.take_line(offset) {
+            Some(line) => Some(InterestEntry { entry: Some(line) }),
+            None => {
+                let entry = self.slot(token::current_slot());
+                entry.interest_overflow.store(1, Ordering::SeqCst);
+                Some(InterestEntry { entry: None })
             }
         }
-        entry.interest_overflow.store(1, Ordering::SeqCst);
-        Some(InterestEntry { entry: None })
+    }
+
+    /// Takes a free line of this process's interest list.
+    fn take_line(&'static self, value: u64) -> Option<&'static AtomicU64> {
+        let entry = self.slot(token::current_slot());
+        let first = token::local_token() as usize % INTERESTS;
+        (0..INTERESTS).map(|i| &entry.interests[(first + i) % INTERESTS]).find(|line| {
+            // SeqCst: the note is in the ledger before the word is looked at or changed.
+            line.load(Ordering::Relaxed) == 0
+                && line.compare_exchange(0, value, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        })
+    }
+
+    /// Notes interest in a word for the length of one operation: two stores, as the thread keeps a line for it.
+    #[inline]
+    pub(crate) fn note_brief(&'static self, word: &Word) -> BriefEntry {
+        let slot = token::current_slot();
+        let (owner, line) = BRIEF.get();
+        let line = if owner == slot { line } else { self.keep_line(slot) };
+        let Some(offset) = self.region().offset_of(std::ptr::from_ref(word).cast()) else {
+            return BriefEntry { line: None, full: None };
+        };
+        match line {
+            Some(line) if line.load(Ordering::Relaxed) == KEPT => {
+                // Release: nothing; x86 and the releasing store of the commit keep it before the commit.
+                line.store(offset as u64, Ordering::Release);
+                BriefEntry { line: Some(line), full: None }
+            }
+            // All lines are kept by other threads, or this one is inside another operation.
+            _ => BriefEntry { line: None, full: self.note_interest(word) },
+        }
+    }
+
+    #[cold]
+    fn keep_line(&'static self, slot: u16) -> Option<&'static AtomicU64> {
+        // Some are left for those that sleep.
+        let entry = self.slot(slot);
+        let kept = entry.kept.load(Ordering::Relaxed);
+        let line = if kept < KEPT_MOST { self.take_line(KEPT) } else { None };
+        if line.is_some() {
+            entry.kept.store(kept + 1, Ordering::Relaxed);
+            token::at_thread_end(release_line);
+        }
+        BRIEF.set((slot, line));
+        line
+    }
+}
+
+/// The value of a line that a thread keeps for its brief notes: no word's offset.
+const KEPT: u64 = 1;
+const KEPT_MOST: u32 = INTERESTS as u32 / 2;
+
+thread_local! {
+    // The slot of the process that it was when it took the line: a forked child has its own.
+    static BRIEF: std::cell::Cell<(u16, Option<&'static AtomicU64>)> = const { std::cell::Cell::new((0, None)) };
+}
+
+fn release_line() {
+    let (slot, line) = BRIEF.replace((0, None));
+    if let (Some(line), Some(arena)) = (line, crate::session::session_if_any())
+        && slot == token::slot_if_joined()
+    {
+        line.store(0, Ordering::Release);
+        let kept = &arena.slot(slot).kept;
+        kept.store(kept.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+    }
+}
+
+/// A brief note; ends on drop.
+#[derive(Debug)]
+pub(crate) struct BriefEntry {
+    line: Option<&'static AtomicU64>,
+    #[expect(dead_code, reason = "held for its destructor")]
+    full: Option<InterestEntry>,
+}
+
+impl Drop for BriefEntry {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(line) = self.line {
+            line.store(KEPT, Ordering::Release);
+        }
     }
 }

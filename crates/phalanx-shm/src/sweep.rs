@@ -97,7 +97,8 @@ impl Arena {
         });
         for line in &entry.interests {
             let offset = line.load(Ordering::SeqCst) as usize;
-            if offset != 0 && offset + 4 <= self.region().len() {
+            // 1 marks a line that is kept and not in use.
+            if offset > 1 && offset + 4 <= self.region().len() {
                 self.word_at(offset)
                     .wake(u32::MAX, phalanx_prim::Scope::Shared);
             }

@@ -36,8 +36,16 @@ static ORDINALS: Mutex<Ordinals> = Mutex::new(Ordinals {
 
 struct Ordinal(u32);
 
+/// Calls `release` when the calling thread, which has a token, ends.
+pub(crate) fn at_thread_end(release: fn()) {
+    AT_END.set(Some(release));
+}
+
 impl Drop for Ordinal {
     fn drop(&mut self) {
+        if let Some(release) = AT_END.take() {
+            release();
+        }
         LOCAL.set(0);
         SHARED.set(0);
         if let Ok(mut ordinals) = ORDINALS.lock() {
@@ -51,6 +59,7 @@ thread_local! {
     static LOCAL: Cell<u32> = const { Cell::new(0) };
     static SHARED: Cell<u32> = const { Cell::new(0) };
     static IDENTITY: Cell<u64> = const { Cell::new(0) };
+    static AT_END: Cell<Option<fn()>> = const { Cell::new(None) };
     static ORDINAL: Cell<Option<Ordinal>> = const { Cell::new(None) };
 }
 

@@ -107,6 +107,16 @@ impl<S: Scope> Gate<S> {
         }
     }
 
+    /// As [`notify`](Self::notify), without its fence: the caller has just unlocked something (by a read-modify-write), and the
+    /// condition was made true before that.
+    #[inline]
+    pub fn notify_after_unlock(&self, count: u32) {
+        phalanx_prim::fence_after_rmw();
+        if self.word.load(Ordering::Relaxed) & SLEEPERS != 0 {
+            self.notify_sleepers(count);
+        }
+    }
+
     #[cold]
     fn notify_sleepers(&self, count: u32) {
         let mut now = self.word.load(Ordering::Relaxed);
