@@ -23,7 +23,10 @@ impl Word {
     /// Blocks while the word holds `expected`.
     #[inline]
     pub fn wait(&self, expected: u32, deadline: Option<Deadline>, scope: Scope) -> Waited {
-        wait::wait(&self.0, expected, deadline, scope)
+        let began = phalanx_sys::clock::now_ns();
+        let waited = wait::wait(&self.0, expected, deadline, scope);
+        crate::spin::slept(phalanx_sys::clock::now_ns() - began);
+        waited
     }
 
     /// Wakes up to `count` waiters and returns how many were woken.
