@@ -33,8 +33,8 @@
 
 use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Padded, points};
 use phalanx_shm::{
-    Acquired, AllocError, Arena, Brief, BlockRef, ExitRecord, Held, Kind, KindOps, Patience, Placed,
-    RawLock, Shared, TRANSIT, WaitError, current_slot, register_kind, sweeping,
+    Acquired, AllocError, Arena, BlockRef, Brief, ExitRecord, Held, Kind, KindOps, Patience,
+    Placed, RawLock, Shared, TRANSIT, WaitError, current_slot, register_kind, sweeping,
 };
 use phalanx_sync::Gate;
 
@@ -452,7 +452,8 @@ impl Core<'_> {
                 ring.head.load(Ordering::Relaxed) == side.note_position.load(Ordering::Relaxed);
             self.settle(side, committed);
             let taker = (side.note_taker.load(Ordering::Relaxed) as usize).checked_sub(1);
-            if !committed && let Some(taker) = taker.and_then(|taker| self.state.takers.get(taker)) {
+            if !committed && let Some(taker) = taker.and_then(|taker| self.state.takers.get(taker))
+            {
                 taker.store(side.note_taken.load(Ordering::Relaxed), Ordering::Relaxed);
             }
             if !committed
@@ -559,7 +560,9 @@ impl Core<'_> {
     }
 
     fn is_bounded(&self) -> bool {
-        self.state.capacity.load(Ordering::Relaxed) | self.state.byte_capacity.load(Ordering::Relaxed) != 0
+        self.state.capacity.load(Ordering::Relaxed)
+            | self.state.byte_capacity.load(Ordering::Relaxed)
+            != 0
     }
 
     /// Unlocks the head and tells producers that there is room.
@@ -573,7 +576,11 @@ impl Core<'_> {
         self.state.head.lock.unlock();
         points::point("queue.get.unlocked");
         // By bytes one large item may make room for several small ones.
-        let count = if self.state.byte_capacity.load(Ordering::Relaxed) == 0 { 1 } else { u32::MAX };
+        let count = if self.state.byte_capacity.load(Ordering::Relaxed) == 0 {
+            1
+        } else {
+            u32::MAX
+        };
         self.state.not_full.notify_after_unlock(count);
     }
 
@@ -742,7 +749,8 @@ impl Core<'_> {
             let at = ring.head.load(Ordering::Relaxed);
             if at >= side.seen.load(Ordering::Relaxed) {
                 // Acquire: pairs with the commit of the put.
-                side.seen.store(ring.tail.load(Ordering::Acquire), Ordering::Relaxed);
+                side.seen
+                    .store(ring.tail.load(Ordering::Acquire), Ordering::Relaxed);
             }
             if at == side.seen.load(Ordering::Relaxed) {
                 let next = BlockRef::from_bits(ring.next.load(Ordering::Acquire))?;
@@ -820,9 +828,16 @@ impl Core<'_> {
             return false;
         }
         if by > 0 {
-            let index = self.state.takers.iter().position(|other| std::ptr::eq(other, taker));
+            let index = self
+                .state
+                .takers
+                .iter()
+                .position(|other| std::ptr::eq(other, taker));
             self.state.head.note_taken.store(was, Ordering::Relaxed);
-            self.state.head.note_taker.store(index.map_or(0, |index| index as u64 + 1), Ordering::Release);
+            self.state
+                .head
+                .note_taker
+                .store(index.map_or(0, |index| index as u64 + 1), Ordering::Release);
         }
         taker.store(
             if count == 0 { 0 } else { wanted | count as u64 },

@@ -23,9 +23,8 @@ pub mod points;
 mod spin;
 
 pub use backend::{
-    Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, UnsafeCell, Word, fence, fence_after_rmw,
-    hint,
-    thread,
+    Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, UnsafeCell, Word, fence,
+    fence_after_rmw, hint, thread,
 };
 pub use phalanx_sys::clock::{self, Deadline};
 pub use phalanx_sys::wait::{Scope, Waited};

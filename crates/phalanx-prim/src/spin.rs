@@ -31,6 +31,7 @@ const BURST: u32 = 16;
 const PROBE_MOST_NS: u64 = 100_000;
 const PROBE_FIRST: u32 = 8;
 const PROBE_RAREST: u32 = 2048;
+const BACKOFF_ROUNDS: u32 = 7;
 const EPISODE_NS: u64 = 60_000_000;
 const EPISODE_EVERY_NS: u64 = 1_000_000_000;
 const EPISODE_RAREST_NS: u64 = 16_000_000_000;
@@ -164,6 +165,26 @@ impl Spin {
                 return None;
             }
         }
+    }
+}
+
+impl Spin {
+    /// As [`until`](Self::until) for a lock: looks less and less often, so that whoever holds it gets on undisturbed, and
+    /// gives up after about as long as a short critical section lasts.
+    #[inline]
+    pub fn backoff<T>(mut ready: impl FnMut() -> Option<T>) -> Option<T> {
+        if cfg!(any(phalanx_loom, phalanx_shuttle)) || cpus() == 1 {
+            return None;
+        }
+        for round in 0..BACKOFF_ROUNDS {
+            for _ in 0..1 << round {
+                hint::spin_loop();
+            }
+            if let Some(answer) = ready() {
+                return Some(answer);
+            }
+        }
+        None
     }
 }
 

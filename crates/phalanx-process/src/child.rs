@@ -1,9 +1,9 @@
 //! A child of this process: its descriptor, its end, and what to do when it comes.
 
+use phalanx_prim::global::{AtomicBool, Ordering};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
-use phalanx_prim::global::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;

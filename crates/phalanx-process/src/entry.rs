@@ -9,8 +9,8 @@
     reason = "descriptors inherited by number; the environment before there are threads"
 )]
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use phalanx_prim::global::{AtomicBool, Ordering};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use phalanx_channel::Loan;

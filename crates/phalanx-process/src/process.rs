@@ -1,5 +1,6 @@
 //! A process with a target, typed: started, watched, joined.
 
+use phalanx_prim::global::{AtomicU32, Ordering};
 use std::fs::File;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -7,7 +8,6 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use phalanx_prim::global::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 

@@ -233,7 +233,16 @@ impl<S: Scope> RawLock<S> {
     /// [`WaitError`] as `patience` says.
     #[inline]
     pub fn lock(&self, patience: Patience) -> Result<Acquired, WaitError> {
-        let me = S::token();
+        self.lock_as(S::token(), patience)
+    }
+
+    /// As [`lock`](Self::lock), for a caller that has its token ([`Scope::token`]) at hand.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`] as `patience` says.
+    #[inline]
+    pub fn lock_as(&self, me: u32, patience: Patience) -> Result<Acquired, WaitError> {
         // Acquire: pairs with the Release of `unlock`, so that we see what the last owner wrote.
         if self
             .word
@@ -297,7 +306,7 @@ impl<S: Scope> RawLock<S> {
                     .is_ok())
             .then_some(())
         };
-        if Spin::until(free).is_some() {
+        if Spin::backoff(free).is_some() {
             return Ok(Acquired::Clean);
         }
         // From here on we sleep: whoever wakes us may owe others a wake that only we can pass on.
@@ -344,8 +353,13 @@ impl<S: Scope> RawLock<S> {
     /// Frees the lock and wakes one sleeper. Any thread of any process may call it; the holder should.
     #[inline]
     pub fn unlock(&self) {
+        self.unlock_as(S::token());
+    }
+
+    /// As [`unlock`](Self::unlock), for a caller that has the token it locked with at hand.
+    #[inline]
+    pub fn unlock_as(&self, me: u32) {
         points::point("lock.held");
-        let me = S::token();
         // Release: pairs with the Acquire of `lock`.
         if self
             .word

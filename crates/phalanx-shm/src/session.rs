@@ -1,8 +1,8 @@
 //! This process's arena: made on first use by the root, inherited by everybody else.
 
+use phalanx_prim::global::{AtomicUsize, Ordering};
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
-use phalanx_prim::global::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use phalanx_sys::map::SharedFile;

@@ -323,11 +323,15 @@ impl Arena {
     fn take_line(&'static self, value: u64) -> Option<&'static AtomicU64> {
         let entry = self.slot(token::current_slot());
         let first = token::local_token() as usize % INTERESTS;
-        (0..INTERESTS).map(|i| &entry.interests[(first + i) % INTERESTS]).find(|line| {
-            // SeqCst: the note is in the ledger before the word is looked at or changed.
-            line.load(Ordering::Relaxed) == 0
-                && line.compare_exchange(0, value, Ordering::SeqCst, Ordering::Relaxed).is_ok()
-        })
+        (0..INTERESTS)
+            .map(|i| &entry.interests[(first + i) % INTERESTS])
+            .find(|line| {
+                // SeqCst: the note is in the ledger before the word is looked at or changed.
+                line.load(Ordering::Relaxed) == 0
+                    && line
+                        .compare_exchange(0, value, Ordering::SeqCst, Ordering::Relaxed)
+                        .is_ok()
+            })
     }
 
     /// Notes interest in a word for the length of one operation: two stores, as the thread keeps a line for it.
@@ -335,18 +339,31 @@ impl Arena {
     pub(crate) fn note_brief(&'static self, word: &Word) -> BriefEntry {
         let slot = token::current_slot();
         let (owner, line) = BRIEF.get();
-        let line = if owner == slot { line } else { self.keep_line(slot) };
+        let line = if owner == slot {
+            line
+        } else {
+            self.keep_line(slot)
+        };
         let Some(offset) = self.region().offset_of(std::ptr::from_ref(word).cast()) else {
-            return BriefEntry { line: None, full: None };
+            return BriefEntry {
+                line: None,
+                full: None,
+            };
         };
         match line {
             Some(line) if line.load(Ordering::Relaxed) == KEPT => {
                 // Release: nothing; x86 and the releasing store of the commit keep it before the commit.
                 line.store(offset as u64, Ordering::Release);
-                BriefEntry { line: Some(line), full: None }
+                BriefEntry {
+                    line: Some(line),
+                    full: None,
+                }
             }
             // All lines are kept by other threads, or this one is inside another operation.
-            _ => BriefEntry { line: None, full: self.note_interest(word) },
+            _ => BriefEntry {
+                line: None,
+                full: self.note_interest(word),
+            },
         }
     }
 
@@ -355,7 +372,11 @@ impl Arena {
         // Some are left for those that sleep.
         let entry = self.slot(slot);
         let kept = entry.kept.load(Ordering::Relaxed);
-        let line = if kept < KEPT_MOST { self.take_line(KEPT) } else { None };
+        let line = if kept < KEPT_MOST {
+            self.take_line(KEPT)
+        } else {
+            None
+        };
         if line.is_some() {
             entry.kept.store(kept + 1, Ordering::Relaxed);
             token::at_thread_end(release_line);
@@ -381,7 +402,10 @@ fn release_line() {
     {
         line.store(0, Ordering::Release);
         let kept = &arena.slot(slot).kept;
-        kept.store(kept.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        kept.store(
+            kept.load(Ordering::Relaxed).saturating_sub(1),
+            Ordering::Relaxed,
+        );
     }
 }
 

@@ -245,9 +245,10 @@ macro_rules! lock_api {
             /// [`OwnerDied`] with the guard: we have the lock, the process that held it before died.
             #[inline]
             pub fn lock(&self) -> Result<$Guard<'_, S>, OwnerDied<$Guard<'_, S>>> {
-                match self.acquire(Patience::FOREVER) {
-                    Ok(Acquired::Clean) => Ok(self.guard()),
-                    Ok(Acquired::OwnerDied) => Err(OwnerDied::new(self.guard())),
+                let me = S::token();
+                match self.acquire_as(me, Patience::FOREVER) {
+                    Ok(Acquired::Clean) => Ok(self.guard(me)),
+                    Ok(Acquired::OwnerDied) => Err(OwnerDied::new(self.guard(me))),
                     Err(_) => unreachable!("an endless wait ended"),
                 }
             }
@@ -279,9 +280,9 @@ macro_rules! lock_api {
                 acquired: Result<Acquired, WaitError>,
             ) -> Result<$Guard<'_, S>, LockError<$Guard<'_, S>>> {
                 match acquired {
-                    Ok(Acquired::Clean) => Ok(self.guard()),
+                    Ok(Acquired::Clean) => Ok(self.guard(S::token())),
                     Ok(Acquired::OwnerDied) => {
-                        Err(LockError::OwnerDied(OwnerDied::new(self.guard())))
+                        Err(LockError::OwnerDied(OwnerDied::new(self.guard(S::token()))))
                     }
                     Err(WaitError::TimedOut) => Err(LockError::TimedOut {
                         owner: self.owner(),
@@ -291,9 +292,10 @@ macro_rules! lock_api {
             }
 
             #[inline]
-            fn guard(&self) -> $Guard<'_, S> {
+            fn guard(&self, token: u32) -> $Guard<'_, S> {
                 $Guard {
                     lock: self,
+                    token,
                     thread: PhantomData,
                 }
             }
@@ -328,6 +330,8 @@ macro_rules! lock_api {
         #[derive(Debug)]
         pub struct $Guard<'a, S: Home = Shared> {
             lock: &'a $Lock<S>,
+            // What it was locked with: cheaper kept than asked for again.
+            token: u32,
             // The owner in the word is a thread.
             thread: PhantomData<*const ()>,
         }
@@ -342,7 +346,7 @@ macro_rules! lock_api {
         impl<S: Home> Drop for $Guard<'_, S> {
             #[inline]
             fn drop(&mut self) {
-                self.lock.release_unchecked();
+                self.lock.release_as(self.token);
             }
         }
     };
@@ -385,7 +389,12 @@ impl<S: Home> Lock<S> {
     /// [`WaitError`] as `patience` says.
     #[inline]
     pub fn acquire(&self, patience: Patience) -> Result<Acquired, WaitError> {
-        self.state.raw.lock(patience)
+        self.acquire_as(S::token(), patience)
+    }
+
+    #[inline]
+    fn acquire_as(&self, me: u32, patience: Patience) -> Result<Acquired, WaitError> {
+        self.state.raw.lock_as(me, patience)
     }
 
     /// Takes the lock without a guard if it is free now.
@@ -395,8 +404,8 @@ impl<S: Home> Lock<S> {
     }
 
     #[inline]
-    fn release_unchecked(&self) {
-        self.state.raw.unlock();
+    fn release_as(&self, me: u32) {
+        self.state.raw.unlock_as(me);
     }
 
     /// Frees the lock, whoever holds it; `false` if nobody does.
@@ -438,12 +447,17 @@ impl<S: Home> RLock<S> {
     /// [`WaitError`] as `patience` says.
     #[inline]
     pub fn acquire(&self, patience: Patience) -> Result<Acquired, WaitError> {
+        self.acquire_as(S::token(), patience)
+    }
+
+    #[inline]
+    fn acquire_as(&self, me: u32, patience: Patience) -> Result<Acquired, WaitError> {
         if self.again() {
             return Ok(Acquired::Clean);
         }
         self.state
             .raw
-            .lock(patience)
+            .lock_as(me, patience)
             .map(|acquired| self.first(acquired))
     }
 
@@ -479,9 +493,9 @@ impl<S: Home> RLock<S> {
     }
 
     #[inline]
-    fn release_unchecked(&self) {
+    fn release_as(&self, me: u32) {
         match self.state.depth.load(Ordering::Relaxed) {
-            0 => self.state.raw.unlock(),
+            0 => self.state.raw.unlock_as(me),
             depth => self.state.depth.store(depth - 1, Ordering::Relaxed),
         }
     }
@@ -491,7 +505,7 @@ impl<S: Home> RLock<S> {
     pub fn release(&self) -> bool {
         let mine = self.state.raw.is_mine();
         if mine {
-            self.release_unchecked();
+            self.release_as(S::token());
         }
         mine
     }
@@ -541,7 +555,7 @@ pub trait Releasable {
 
 impl<S: Home> Releasable for LockGuard<'_, S> {
     fn let_go(&self) -> u32 {
-        self.lock.release_unchecked();
+        self.lock.release_as(self.token);
         1
     }
 
