@@ -192,9 +192,10 @@ fn close_on_exec(fd: &OwnedFd) {
 
 /// Runs the start record and ends this process.
 pub(crate) fn run_and_exit(arena: &'static Arena, block: BlockRef) -> ! {
-    // The parent dropped it, or died, before we could start: nobody wants the result.
-    let Ok(held) = arena.hold(block) else {
-        process::exit_now(REFUSED_CODE)
+    let held = match arena.hold(block) {
+        Ok(held) => held,
+        // The parent dropped it, or died, before we could start: nobody wants the result.
+        Err(error) => refuse(&error.to_string()),
     };
     let code = run(arena, &StartHandle::from_held(held), None);
     leave(code)
@@ -237,6 +238,7 @@ pub(crate) fn run(arena: &'static Arena, start: &StartHandle, closure: Option<Cl
         return REFUSED_CODE;
     }
     let Some(args) = start.args() else {
+        eprintln!("phalanx: a start record without arguments");
         return REFUSED_CODE;
     };
     let mut out = Vec::new();

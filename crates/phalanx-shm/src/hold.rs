@@ -126,21 +126,22 @@ impl Clone for Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let mut mine = mine();
-        let Some(entry) = mine.entries.get_mut(self.entry as usize) else {
-            return;
-        };
-        *entry = 0;
-        mine.free.push(self.entry);
         // A forked child that has not joined the tree holds nothing there yet.
-        let dropped = if mine.slot == token::slot_if_joined() && mine.slot != 0 {
-            let at = entry_address(&mine, self.entry);
-            drop(mine);
-            at.is_some_and(|(table, index)| {
-                self.arena.drop_entry(self.arena.table_entry(table, index))
-            })
+        let joined = mine.slot == token::slot_if_joined() && mine.slot != 0;
+        let at = if joined {
+            entry_address(&mine, self.entry)
         } else {
-            false
+            None
         };
+        // Before the entry can be given to another hold.
+        let dropped = at.is_some_and(|(table, index)| {
+            self.arena.drop_entry(self.arena.table_entry(table, index))
+        });
+        if let Some(entry) = mine.entries.get_mut(self.entry as usize) {
+            *entry = 0;
+            mine.free.push(self.entry);
+        }
+        drop(mine);
         if dropped {
             self.arena.destroy(self.block);
         }
