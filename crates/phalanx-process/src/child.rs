@@ -1,6 +1,6 @@
 //! A child of this process: its descriptor, its end, and what to do when it comes.
 
-use phalanx_prim::global::{AtomicBool, Ordering};
+use phalanx_prim::global::{AtomicBool, AtomicU64, Ordering};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -37,6 +37,10 @@ pub struct Child {
     pub(crate) memory_limit: Option<u64>,
     oom_kills_before: Option<u64>,
     stderr: Mutex<Captured>,
+    /// The reaper's number for it.
+    pub(crate) key: AtomicU64,
+    /// Threads that wait for its end: while there are any, the reaper is not woken for it.
+    waiters: Mutex<u32>,
     /// Dropping it ends the child.
     tie: Mutex<Option<ParentEnd>>,
     end: Mutex<End>,
@@ -60,6 +64,30 @@ struct End {
 impl std::fmt::Debug for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.status.fmt(f)
+    }
+}
+
+/// A thread that waits for a child's end and collects it.
+struct Waiting<'a>(&'a Arc<Child>);
+
+impl<'a> Waiting<'a> {
+    fn new(child: &'a Arc<Child>) -> Self {
+        let mut waiters = lock(&child.waiters);
+        *waiters += 1;
+        if *waiters == 1 {
+            reaper::leave_to_waiter(child);
+        }
+        Self(child)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waiters = lock(&self.0.waiters);
+        *waiters -= 1;
+        if *waiters == 0 && lock(&self.0.end).status.is_none() {
+            reaper::take_back(self.0);
+        }
     }
 }
 
@@ -111,6 +139,8 @@ impl Child {
                 pipe: parts.stderr,
                 tail: VecDeque::new(),
             }),
+            key: AtomicU64::new(0),
+            waiters: Mutex::new(0),
             tie: Mutex::new(parts.tie),
             end: Mutex::new(End::default()),
         });
@@ -179,6 +209,10 @@ impl Child {
         deadline: Option<Deadline>,
         interruptible: bool,
     ) -> Result<Option<ExitStatus>, ()> {
+        if let Some(status) = self.try_reap() {
+            return Ok(Some(status));
+        }
+        let _waiting = Waiting::new(self);
         loop {
             if let Some(status) = self.try_reap() {
                 return Ok(Some(status));

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use phalanx_prim::global::Ordering;
 use phalanx_shm::{ExitRecord, ProcessInfo, session_if_any};
 use phalanx_sys::event::{Epoll, EventFd};
 use phalanx_sys::pidfd::PidFd;
@@ -90,10 +91,29 @@ pub(crate) fn add(child: &Arc<Child>) -> std::io::Result<()> {
     };
     let key = reaper.next;
     reaper.next += 1;
+    child.key.store(key, Ordering::Relaxed);
     reaper.epoll.add(&child.pidfd, key)?;
     child.register_stderr(&reaper.epoll, key | STDERR)?;
     reaper.children.insert(key, Arc::clone(child));
     Ok(())
+}
+
+/// Leaves a child's end to a thread that waits for it now.
+pub(crate) fn leave_to_waiter(child: &Child) {
+    if let Some(reaper) = reaper().as_mut() {
+        reaper.epoll.remove(&child.pidfd);
+    }
+}
+
+/// Watches a child again whose last waiter gave up.
+pub(crate) fn take_back(child: &Child) {
+    if let Some(reaper) = reaper().as_mut() {
+        let key = child.key.load(Ordering::Relaxed);
+        if reaper.children.contains_key(&key) {
+            // It was watched before, so there is room for it.
+            let _ = reaper.epoll.add(&child.pidfd, key);
+        }
+    }
 }
 
 /// Stops watching a child that was reaped.
@@ -101,20 +121,16 @@ pub(crate) fn forget(child: &Arc<Child>) {
     let mut guard = reaper();
     if let Some(reaper) = guard.as_mut() {
         reaper.epoll.remove(&child.pidfd);
-        reaper
-            .children
-            .retain(|_, known| !Arc::ptr_eq(known, child));
+        reaper.children.remove(&child.key.load(Ordering::Relaxed));
     }
 }
 
 /// Watches a process of the tree whose parent died: it is about to be killed by its tie, and somebody must sweep it.
 pub(crate) fn adopt(orphan: ProcessInfo) {
-    let same = process::start_time(orphan.pid).is_ok_and(|start| start == orphan.start_time);
-    let opened = if same {
-        PidFd::open(orphan.pid).ok()
-    } else {
-        None
-    };
+    let opened = PidFd::open(orphan.pid).ok();
+    // Asked after the descriptor was had: the id is not given away again while that is open.
+    let opened =
+        opened.filter(|_| process::was_there(orphan.pid, orphan.joined_at).unwrap_or(false));
     match opened {
         Some(pidfd) if !pidfd.is_dead() => {
             let Ok(mut guard) = started() else { return };

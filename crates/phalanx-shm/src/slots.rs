@@ -7,14 +7,15 @@
 //! | live | pid and start time are valid | sweeping |
 //! | sweeping(by) | dead, a sweeper returns what it held | free, or sweeping(another) if the sweeper died too |
 //!
-//! State and "by" share one word, so that exactly one process sweeps. A slot is reused only after its sweep, which is
+//! State and "by" (in a reserved slot: the parent) share one word, so that exactly one process sweeps, and a start whose
+//! parent died is found. A slot is reused only after its sweep, which is
 //! why a slot number in a lock word cannot mean two processes.
 
-use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Word};
+use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Word, points};
 use phalanx_sys::{pidfd::PidFd, process};
 
 use crate::arena::Arena;
-use crate::error::AllocError;
+use crate::error::{AllocError, OpenError};
 use crate::token;
 
 /// The most processes of one tree that can be alive at once.
@@ -44,10 +45,11 @@ pub enum SlotState {
 #[derive(Debug)]
 #[repr(C, align(512))]
 pub(crate) struct Slot {
-    /// State in bits 0–1, the sweeper's slot in bits 16–31.
+    /// State in bits 0–1; in bits 16–31 the slot of who sweeps, or of the parent that reserved it.
     pub(crate) state: Word,
     pub(crate) pid: AtomicU32,
-    pub(crate) start_time: AtomicU64,
+    /// When it joined the tree, in nanoseconds since boot: with the pid a name for good.
+    pub(crate) joined_at: AtomicU64,
     pub(crate) parent: AtomicU32,
     /// 1 once the parent watches this process by pidfd.
     pub(crate) watched: AtomicU32,
@@ -103,8 +105,8 @@ pub struct ProcessInfo {
     pub state: SlotState,
     /// The kernel's id, 0 before it has started.
     pub pid: u32,
-    /// When it started, in the kernel's ticks; with `pid` this names a process for good.
-    pub start_time: u64,
+    /// When it joined the tree, in nanoseconds since boot; with `pid` this names a process for good.
+    pub joined_at: u64,
     /// The slot of the process that started it, 0 for the root.
     pub parent: u16,
 }
@@ -134,18 +136,13 @@ impl Slot {
         }
     }
 
-    pub(crate) fn sweeper(&self) -> u16 {
+    /// Who sweeps it, or who reserved it.
+    pub(crate) fn by(&self) -> u16 {
         (self.state.load(Ordering::Acquire) >> 16) as u16
     }
 
-    /// live, reserved or sweeping(from) → sweeping(by).
-    pub(crate) fn begin_sweep(&self, by: u16) -> bool {
-        let now = self.state.load(Ordering::Acquire);
-        let state = now & 3;
-        let stolen = state == SWEEPING && (now >> 16) as u16 == by;
-        if state == FREE || stolen {
-            return stolen;
-        }
+    /// live, reserved or sweeping(somebody) → sweeping(by), if the word is still `now`.
+    pub(crate) fn begin_sweep(&self, now: u32, by: u16) -> bool {
         self.state
             .compare_exchange(
                 now,
@@ -165,7 +162,7 @@ impl Slot {
         ] {
             word.store(0, Ordering::Relaxed);
         }
-        self.start_time.store(0, Ordering::Relaxed);
+        self.joined_at.store(0, Ordering::Relaxed);
         self.holds.store(0, Ordering::Relaxed);
         self.kept.store(0, Ordering::Relaxed);
         for entry in &self.interests {
@@ -202,9 +199,15 @@ impl Arena {
             let entry = self.slot(slot as u16);
             if entry
                 .state
-                .compare_exchange(FREE, RESERVED, Ordering::AcqRel, Ordering::Relaxed)
+                .compare_exchange(
+                    FREE,
+                    RESERVED | parent << 16,
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                )
                 .is_ok()
             {
+                points::point("slot.reserved");
                 entry.exit.store(0, Ordering::Relaxed);
                 entry.parent.store(parent, Ordering::Release);
                 return Ok(slot as u16);
@@ -213,26 +216,74 @@ impl Arena {
         Err(AllocError::TooManyProcesses)
     }
 
-    /// Gives a reserved slot back; the process was not started.
+    /// Gives a reserved slot back; the process was not started. One that runs in it already keeps it.
     pub fn unreserve_slot(&self, slot: u16) {
+        self.try_unreserve(slot);
+    }
+
+    /// As [`unreserve_slot`](Self::unreserve_slot); `false` if a process runs in it already.
+    pub(crate) fn try_unreserve(&self, slot: u16) -> bool {
         let entry = self.slot(slot);
-        if entry.kind() == SlotState::Reserved {
-            self.drop_table_of(slot);
-            entry.finish_sweep();
+        let now = entry.state.load(Ordering::Acquire);
+        if now & 3 != RESERVED || !entry.begin_sweep(now, token::current_slot()) {
+            return false;
         }
+        self.drop_table_of(slot);
+        entry.finish_sweep();
+        true
+    }
+
+    /// Takes a slot over for its sweep; `false` if nobody is in it, a living process is, or somebody alive sweeps it.
+    pub(crate) fn take_for_sweep(&self, slot: u16) -> bool {
+        let entry = self.slot(slot);
+        let now = entry.state.load(Ordering::Acquire);
+        let may = match now & 3 {
+            FREE => false,
+            RESERVED => true,
+            // The caller has seen its process dead; but is it still the same process that is meant?
+            LIVE => !self.surely_lives(slot),
+            _ => {
+                let by = (now >> 16) as u16;
+                by != token::current_slot() && self.process_is_gone(by)
+            }
+        };
+        may && entry.begin_sweep(now, token::current_slot())
+    }
+
+    /// Asks the kernel whether the process in `slot` runs. Without an answer it does not.
+    fn surely_lives(&self, slot: u16) -> bool {
+        let entry = self.slot(slot);
+        let pid = entry.pid.load(Ordering::Acquire);
+        let joined_at = entry.joined_at.load(Ordering::Relaxed);
+        PidFd::open(pid).is_ok_and(|fd| !fd.is_dead())
+            && process::was_there(pid, joined_at).unwrap_or(false)
     }
 
     /// Fills a reserved slot with the calling process.
-    pub(crate) fn occupy_slot(&self, slot: u16) {
+    ///
+    /// # Errors
+    ///
+    /// When it is not reserved any more: whoever was to start this process died or gave up, and somebody swept.
+    pub(crate) fn occupy_slot(&self, slot: u16) -> Result<(), OpenError> {
         let entry = self.slot(slot);
+        let now = entry.state.load(Ordering::Acquire);
+        if now & 3 != RESERVED {
+            return Err(OpenError::Abandoned);
+        }
         let pid = phalanx_sys::ids::pid();
         entry
-            .start_time
-            .store(process::start_time(pid).unwrap_or(0), Ordering::Relaxed);
+            .joined_at
+            .store(process::since_boot(), Ordering::Relaxed);
         entry.pid.store(pid, Ordering::Relaxed);
         // Release: whoever sees the slot live sees pid and start time.
-        entry.state.store(LIVE, Ordering::Release);
+        let mine = entry
+            .state
+            .compare_exchange(now, LIVE, Ordering::AcqRel, Ordering::Relaxed);
+        if mine.is_err() {
+            return Err(OpenError::Abandoned);
+        }
         entry.state.wake(u32::MAX, phalanx_prim::Scope::Shared);
+        Ok(())
     }
 
     /// Returns the table's line of a slot.
@@ -243,7 +294,7 @@ impl Arena {
             slot,
             state: entry.kind(),
             pid: entry.pid.load(Ordering::Acquire),
-            start_time: entry.start_time.load(Ordering::Relaxed),
+            joined_at: entry.joined_at.load(Ordering::Relaxed),
             parent: entry.parent.load(Ordering::Relaxed) as u16,
         }
     }
@@ -296,12 +347,9 @@ impl Arena {
             SlotState::Live => {}
         }
         let pid = entry.pid.load(Ordering::Acquire);
-        let started = entry.start_time.load(Ordering::Relaxed);
+        let joined_at = entry.joined_at.load(Ordering::Relaxed);
         match PidFd::open(pid) {
-            Ok(fd) => {
-                fd.is_dead()
-                    || process::start_time(pid).is_ok_and(|now| started != 0 && now != started)
-            }
+            Ok(fd) => fd.is_dead() || process::was_there(pid, joined_at).is_ok_and(|was| !was),
             // No such process. Out of descriptors is no proof of death.
             Err(error) => error.raw_os_error() == Some(3),
         }

@@ -40,3 +40,8 @@ pub fn kill_self() -> ! {
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
 }
+
+/// Stops this process by SIGSTOP; returns when it is continued.
+pub fn stop_self() {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+}

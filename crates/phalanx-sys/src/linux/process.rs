@@ -23,6 +23,26 @@ pub fn start_time(pid: u32) -> io::Result<u64> {
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// Returns now on the clock that counts since boot, in nanoseconds: the clock by which the kernel notes starts.
+#[must_use]
+pub fn since_boot() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    (now.tv_sec as u64)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(now.tv_nsec as u64)
+}
+
+/// Returns `true` if the process that has this id now was there at `moment` of [`since_boot`]; one that was given the id of
+/// a dead one later was not.
+///
+/// # Errors
+///
+/// When there is no such process.
+pub fn was_there(pid: u32, moment: u64) -> io::Result<bool> {
+    const TICK_NS: u64 = 10_000_000;
+    Ok(start_time(pid)?.saturating_mul(TICK_NS) <= moment.saturating_add(TICK_NS))
+}
+
 /// The two returns of a fork.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
