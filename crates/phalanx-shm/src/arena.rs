@@ -25,7 +25,7 @@ use phalanx_sys::limits;
 
 use crate::block::{BlockRef, GRAIN, Head, Kind, Snapshot};
 use crate::error::{AllocError, OpenError, StaleHandle};
-use crate::hold::Undo;
+use crate::hold::{Mirror, Undo};
 use crate::region::Region;
 use crate::robust::{RawLock, Shared};
 use crate::slots::{MAX_PROCESSES, Slot};
@@ -135,6 +135,8 @@ struct Small {
 }
 
 const BITMAP_WORDS: usize = 16;
+/// What blocks of this size and more are aligned to: two cache lines, see [`Padded`].
+const WIDE: usize = 128;
 
 impl Small {
     const ALL: [Self; SMALL.len()] = {
@@ -156,7 +158,8 @@ impl Small {
         let heads = BITMAP_WORDS * 8;
         let mut count = (SPAN - heads) / (size + size_of::<Head>());
         loop {
-            let blocks = (heads + count * size_of::<Head>()).next_multiple_of(GRAIN);
+            let grain = if size < WIDE { GRAIN } else { WIDE };
+            let blocks = (heads + count * size_of::<Head>()).next_multiple_of(grain);
             if blocks + count * size <= SPAN && count <= BITMAP_WORDS * 64 {
                 return Self {
                     size,
@@ -186,6 +189,8 @@ pub struct Usage {
 pub struct Arena {
     region: Region,
     shape: Shape,
+    /// What this process holds, beside the tables that say so in the arena.
+    pub(crate) mirror: Mirror,
 }
 
 /// A type that is placed in blocks of one kind.
@@ -229,7 +234,11 @@ impl Arena {
             )));
         }
         region.commit(0, TABLE)?;
-        let arena = Self { region, shape };
+        let arena = Self {
+            region,
+            shape,
+            mirror: Mirror::default(),
+        };
         let header = arena.header();
         header
             .layout
@@ -282,7 +291,11 @@ impl Arena {
             .map_err(|_| OpenError::Foreign("it is too large for this machine"))?;
         let region = Region::map(file, len)?;
         let shape = Shape::of(len);
-        Ok(Self { region, shape })
+        Ok(Self {
+            region,
+            shape,
+            mirror: Mirror::default(),
+        })
     }
 
     fn shape_code() -> u32 {
@@ -531,8 +544,7 @@ impl Arena {
             }
             Ok(self
                 .small_head(index, &geometry, 0)
-                .claim(kind, holder)
-                .unwrap_or(0))
+                .claim_uncounted(kind, holder))
         })?;
         let state = self.class(class);
         state.cursor.store(index as u32 + 1, Ordering::Relaxed);
@@ -567,7 +579,7 @@ impl Arena {
         prepare: impl FnOnce(usize) -> Result<u64, AllocError>,
     ) -> Result<(usize, u64), AllocError> {
         let header = self.header();
-        let index = header.next_span.load(Ordering::Relaxed) as usize;
+        let index = self.spans_taken();
         if spans > self.shape.spans - index {
             return Err(AllocError::Exhausted {
                 requested: spans * SPAN,
@@ -631,7 +643,7 @@ impl Arena {
                 let (index, generation) = self.carve(class, spans, |index| {
                     let span = self.span(index);
                     span.committed.store(0, Ordering::Relaxed);
-                    Ok(span.head.claim(kind, holder).unwrap_or(0))
+                    Ok(span.head.claim_uncounted(kind, holder))
                 })?;
                 BlockRef::new(self.shape.data + index * SPAN, generation)
             }
@@ -675,15 +687,21 @@ impl Arena {
     }
 
     fn cached_changes(&self, by: i64) -> u64 {
+        let change = |cached: u64| Some(cached.saturating_add_signed(by));
         let cached = &self.header().cached;
-        let now = cached.load(Ordering::Relaxed).saturating_add_signed(by);
-        cached.store(now, Ordering::Relaxed);
-        now
+        let was = cached.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+        was.map_or(0, |was| was.saturating_add_signed(by))
+    }
+
+    /// Returns how many spans are taken; never more than there are, whatever the header says.
+    fn spans_taken(&self) -> usize {
+        let taken = self.header().next_span.load(Ordering::Acquire) as usize;
+        taken.min(self.shape.spans)
     }
 
     fn index_of(&self, offset: usize) -> Option<usize> {
         let index = offset.checked_sub(self.shape.data)? / SPAN;
-        (index < self.header().next_span.load(Ordering::Acquire) as usize).then_some(index)
+        (index < self.spans_taken()).then_some(index)
     }
 
     fn large_span(&self, offset: usize) -> &Span {
@@ -859,15 +877,18 @@ impl Arena {
     ///
     /// [`AllocError`] when memory or addresses are short.
     pub fn emplace_with<T: Placed>(&self, value: T, extra: usize) -> Result<BlockRef, AllocError> {
-        const { assert!(align_of::<T>() <= GRAIN || align_of::<T>() == 128) };
-        let block = self.alloc(size_of::<T>() + extra, T::KIND)?;
+        const { assert!(align_of::<T>() <= WIDE) };
+        // Mere bytes until it is complete: whoever sweeps after our death must not take what lies there for a `T`.
+        let block = self.alloc(size_of::<T>() + extra, Kind::Bytes)?;
         let at = self.region.at(block.offset(), size_of::<T>() + extra);
         // SAFETY: the block has room for `T` plus `extra` (asked for above), and is ours alone until handed on.
         let behind = unsafe { at.add(size_of::<T>()) };
         // SAFETY: as above; `extra` bytes lie behind the value.
         unsafe { behind.write_bytes(0, extra) };
-        // SAFETY: aligned (blocks are aligned to their grain, `T` to no more) and ours alone.
+        // SAFETY: ours alone, and aligned: a `T` wider than the grain has a block of its own width at least.
         unsafe { at.cast::<T>().write(value) };
+        points::point("arena.placed");
+        self.rekind(block, T::KIND);
         Ok(block)
     }
 
@@ -897,7 +918,7 @@ impl Arena {
     /// Calls `visit` with every block that is not free.
     pub(crate) fn each_block(&self, mut visit: impl FnMut(BlockRef, &Head, Snapshot)) {
         let mut index = 0;
-        let end = self.header().next_span.load(Ordering::Acquire) as usize;
+        let end = self.spans_taken();
         while index < end {
             let span = self.span(index);
             let spans = (span.spans.load(Ordering::Relaxed) as usize).max(1);
@@ -930,7 +951,7 @@ impl Arena {
     pub(crate) fn repair_hints(&self) {
         let header = self.header();
         let _ = header.carve.lock_forever();
-        let end = header.next_span.load(Ordering::Acquire) as usize;
+        let end = self.spans_taken();
         let mut free = [0_u32; SMALL.len() + LARGE];
         let mut chains = [0_u32; SMALL.len() + LARGE];
         let mut cached = 0;
@@ -971,15 +992,17 @@ impl Arena {
 
     /// Gives the memory of free large blocks back to the system.
     pub fn trim(&self) {
-        let end = self.header().next_span.load(Ordering::Acquire) as usize;
+        let end = self.spans_taken();
         let mut index = 0;
         while index < end {
             let span = self.span(index);
-            let large = span.class.load(Ordering::Relaxed) as usize > SMALL.len();
-            if large
+            let class = span.class.load(Ordering::Relaxed) as usize;
+            if let Some(large_class) = class.checked_sub(1)
+                && large_class >= SMALL.len()
                 && span.committed.load(Ordering::Relaxed) > 0
                 && let Some(generation) = span.head.claim(Kind::Bytes, token::current_slot())
             {
+                Self::count_taken(self.class(large_class));
                 let offset = self.shape.data + index * SPAN;
                 let committed = span.committed.swap(0, Ordering::Relaxed);
                 self.region.release(offset, committed as usize);

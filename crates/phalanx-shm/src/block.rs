@@ -211,6 +211,16 @@ impl Head {
         self.change(now, to).then_some(now.generation())
     }
 
+    /// Allocates a block of a span that does not count yet, which only the caller can reach, whatever a carver that died
+    /// there left in the word. Returns the generation.
+    pub(crate) fn claim_uncounted(&self, kind: Kind, holder: u16) -> u64 {
+        let generation = self.read().generation();
+        let to = Snapshot::pack(LIVE, kind as u64, holder, generation);
+        // Relaxed: the span counts from a releasing store on.
+        self.word.store(to.0, Ordering::Relaxed);
+        generation
+    }
+
     /// Frees: live or dying → free.
     pub(crate) fn free(&self, from: Snapshot) -> bool {
         debug_assert!(!from.is_free());

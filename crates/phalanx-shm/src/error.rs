@@ -58,6 +58,11 @@ pub enum OpenError {
         /// Layout of this program.
         ours: u32,
     },
+    /// The place in the process table that was reserved for this process is gone.
+    #[error(
+        "whoever started this process died or gave up before it could join the tree; start it again"
+    )]
+    Abandoned,
     /// This process belongs to another arena already.
     #[error(
         "this process already belongs to an arena; join one before the first use of any other part"

@@ -21,6 +21,7 @@ use crate::arena::{Arena, Placed};
 use crate::block::{BlockRef, Kind, OBJECT};
 use crate::error::{AllocError, StaleHandle};
 use crate::robust::Acquired;
+use crate::session::session_if_any;
 use crate::{sweep, token};
 
 /// What to write back if the owner of the registry lock dies.
@@ -58,23 +59,24 @@ struct Mine {
     tables: Vec<u64>,
     // The slot the tables belong to: another one means we are a forked child that has not rebuilt them.
     slot: u16,
+    // The slot for which tables were added last.
+    building: u16,
 }
 
-static MINE: Mutex<Mine> = Mutex::new(Mine {
-    entries: Vec::new(),
-    free: Vec::new(),
-    tables: Vec::new(),
-    slot: 0,
-});
+/// The mirror beside the mapping.
+#[derive(Debug, Default)]
+pub(crate) struct Mirror(Mutex<Mine>);
 
-fn mine() -> MutexGuard<'static, Mine> {
-    MINE.lock().unwrap_or_else(PoisonError::into_inner)
+impl Mirror {
+    fn open(&self) -> MutexGuard<'_, Mine> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Keeps every other thread of this process out of the hold table: taken before a fork, so that the child never inherits
 /// it half-changed.
 pub(crate) fn freeze() -> impl Sized + 'static {
-    mine()
+    session_if_any().map(|arena| arena.mirror.open())
 }
 
 /// A hold of this process on an object. Dropping it gives the hold back; the last one destroys the object.
@@ -125,7 +127,7 @@ impl Clone for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut mine = mine();
+        let mut mine = self.arena.mirror.open();
         // A forked child that has not joined the tree holds nothing there yet.
         let joined = mine.slot == token::slot_if_joined() && mine.slot != 0;
         let at = if joined {
@@ -141,6 +143,7 @@ impl Drop for Held {
             *entry = 0;
             mine.free.push(self.entry);
         }
+        // A teardown may drop other handles.
         drop(mine);
         if dropped {
             self.arena.destroy(self.block);
@@ -183,7 +186,7 @@ impl Arena {
     /// [`HoldOrAlloc::Stale`] if the object is gone, [`HoldOrAlloc::Alloc`] if there is no memory to note the hold.
     pub fn hold(&'static self, block: BlockRef) -> Result<Held, HoldOrAlloc> {
         let slot = token::current_slot();
-        let mut mine = mine();
+        let mut mine = self.mirror.open();
         if mine.slot != slot {
             self.rebuild(&mut mine, slot)?;
         }
@@ -214,13 +217,16 @@ impl Arena {
 
     /// Builds the tables of a forked child from the mirror it inherited.
     fn rebuild(&self, mine: &mut Mine, slot: u16) -> Result<(), AllocError> {
-        mine.slot = slot;
-        mine.tables.clear();
-        let wanted = std::mem::take(&mut mine.entries);
-        while mine.tables.len() * TABLE_ENTRIES < wanted.len() {
+        // Our tables are those of this slot: what we inherited names the parent's. After a failure for want of memory the
+        // next use tries again, with the tables it has got so far.
+        if mine.building != slot {
+            mine.building = slot;
+            mine.tables.clear();
+        }
+        while mine.tables.len() * TABLE_ENTRIES < mine.entries.len() {
             self.add_table(mine, slot)?;
         }
-        mine.entries = wanted;
+        mine.slot = slot;
         for entry in 0..mine.entries.len() {
             let Some(block) = BlockRef::from_bits(mine.entries[entry]) else {
                 continue;
@@ -236,7 +242,7 @@ impl Arena {
     /// Takes the inherited holds into the tables of this (forked) process's own slot.
     pub(crate) fn rebuild_holds(&self) {
         let slot = token::slot_if_joined();
-        let mut mine = mine();
+        let mut mine = self.mirror.open();
         if mine.slot != slot {
             // Without memory for the tables the next use of a handle reports it.
             let _ = self.rebuild(&mut mine, slot);
@@ -314,15 +320,17 @@ impl Arena {
             entry_at,
             self.entry(entry_at).load(Ordering::Relaxed),
         );
-        points::point("registry.armed");
         head.refs.store(refs + 1, Ordering::Relaxed);
         points::point("registry.counted");
         self.entry(entry_at)
             .store(block.to_bits(), Ordering::Relaxed);
+        points::point("registry.noted");
+        self.disarm();
+        points::point("registry.disarmed");
+        // Last: as long as its maker holds it, the sweep of a dead maker finds it, counted or not.
         if now.holder() != OBJECT {
             head.rehold(now, OBJECT);
         }
-        self.disarm();
         Ok(())
     }
 
@@ -335,6 +343,7 @@ impl Arena {
         // Release: no store moves over it. A process dies between two instructions, with all earlier stores done.
         undo.armed.store(1, Ordering::Release);
         phalanx_prim::fence(Ordering::SeqCst);
+        points::point("registry.armed");
     }
 
     fn disarm(&self) {
@@ -368,8 +377,9 @@ impl Arena {
             self.disarm();
             return false;
         }
-        // Disarm first: from the condemnation on it has happened, and the sweep of a dead destroyer goes on with it.
+        // Condemn first: from then on the sweep of a dead destroyer finds it by its holder, whatever the undo writes back.
         let condemned = now.is_live() && head.condemn(now, token::current_slot());
+        points::point("registry.condemned");
         self.disarm();
         condemned
     }
@@ -446,11 +456,11 @@ impl Arena {
 
     pub(crate) fn registry_owner_died(&self, slot: u16) {
         let registry = &self.header().registry;
-        if registry.is_held_by(slot) {
-            // Taking it finds the owner dead, undoes what it left, and frees it.
-            self.lock_registry();
-            registry.unlock();
-        }
+        registry.owner_died(slot);
+        // Taking it undoes what a dead owner left. Always: somebody else may have found the owner dead and be about to undo
+        // it, which must have happened before anything of the dead one is freed.
+        self.lock_registry();
+        registry.unlock();
     }
 
     /// Counts the holds on an object, 0 if it is gone.

@@ -20,19 +20,23 @@
 //! Two wakes could die with the process that owes them, and neither is found in the word: the one of an unlocker killed
 //! between clearing the word and waking, and the one handed to a waiter killed before it took the lock. Both processes
 //! have the word in their [`Interest`] list at that moment, and the sweeper wakes everybody who sleeps on a word the dead
-//! one was interested in. So sleeping needs no second look by a timer.
+//! one was interested in. So sleeping needs no second look by a timer, but for one sleeper: a process that sweeps would
+//! itself have to notice that the owner of the lock it sleeps on died, so it looks every now and then.
 //!
 //! The three-state futex mutex is Ulrich Drepper's ("Futexes Are Tricky", 2011); owner and death are ours.
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use phalanx_prim::{Deadline, Ordering, Spin, Waited, Word, points};
 
 use crate::token::{self, Owner};
-use crate::{session, slots};
+use crate::{session, slots, sweep};
 
 const CONTENDED: u32 = 1 << 31;
 const DIED: u32 = 1 << 30;
+/// How often a sleeper that nobody else would wake looks whether the owner died.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Whether a word is seen by the threads of one process or by every process of the tree.
 pub trait Scope: Send + Sync + 'static {
@@ -47,6 +51,12 @@ pub trait Scope: Send + Sync + 'static {
 
     /// Records that this process sleeps on `word` or owes its sleepers a wake; see [`Interest`].
     fn interest(word: &Word) -> Interest;
+
+    /// Returns `true` if a sleeper must look by itself whether the owner died meanwhile, because the one who would wake it
+    /// may be itself.
+    fn looks_again() -> bool {
+        false
+    }
 }
 
 /// Threads of this process.
@@ -88,6 +98,11 @@ impl Scope for Shared {
 
     fn interest(word: &Word) -> Interest {
         Interest::of(word)
+    }
+
+    fn looks_again() -> bool {
+        // The reaper, in a sweep: the next death is for it to see.
+        sweep::sweeping().is_some()
     }
 }
 
@@ -346,7 +361,21 @@ impl<S: Scope> RawLock<S> {
             }
             points::point("lock.sleep");
             slept = CONTENDED;
-            patience.check(self.word.wait(now | CONTENDED, patience.deadline, S::WAIT))?;
+            let waited = self.sleep(now | CONTENDED, patience.deadline);
+            points::point("lock.woken");
+            patience.check(waited)?;
+        }
+    }
+
+    fn sleep(&self, expected: u32, deadline: Option<Deadline>) -> Waited {
+        if !S::looks_again() {
+            return self.word.wait(expected, deadline, S::WAIT);
+        }
+        let look = Deadline::after(LOOK_AGAIN);
+        let until = deadline.map_or(look, |deadline| deadline.min(look));
+        match self.word.wait(expected, Some(until), S::WAIT) {
+            Waited::TimedOut if deadline != Some(until) => Waited::Changed,
+            waited => waited,
         }
     }
 

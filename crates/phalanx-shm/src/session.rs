@@ -9,7 +9,7 @@ use phalanx_sys::map::SharedFile;
 use phalanx_sys::process;
 
 use crate::arena::Arena;
-use crate::error::{AllocError, OpenError};
+use crate::error::OpenError;
 use crate::{hold, token};
 
 const GIB: usize = 1 << 30;
@@ -49,7 +49,7 @@ pub fn session() -> Result<&'static Arena, OpenError> {
     if ARENA.get().is_none() {
         let arena = create()?;
         // Root: slot 1 of a table that nobody else has seen.
-        start_root(&arena).map_err(|error| OpenError::Io(std::io::Error::other(error)))?;
+        start_root(&arena)?;
         let _ = ARENA.set(arena);
         install_fork_hooks();
     }
@@ -84,9 +84,11 @@ fn create() -> Result<Arena, OpenError> {
     }
 }
 
-fn start_root(arena: &Arena) -> Result<(), AllocError> {
-    let slot = arena.reserve_slot_for(0)?;
-    arena.occupy_slot(slot);
+fn start_root(arena: &Arena) -> Result<(), OpenError> {
+    let slot = arena
+        .reserve_slot_for(0)
+        .map_err(|error| OpenError::Io(std::io::Error::other(error)))?;
+    arena.occupy_slot(slot)?;
     token::set_slot(slot);
     Ok(())
 }
@@ -105,7 +107,7 @@ pub fn adopt(file: OwnedFd, slot: u16) -> Result<&'static Arena, OpenError> {
     if slot == 0 || usize::from(slot) > crate::MAX_PROCESSES {
         return Err(OpenError::Foreign("the slot number is out of range"));
     }
-    arena.occupy_slot(slot);
+    arena.occupy_slot(slot)?;
     token::set_slot(slot);
     let _ = ARENA.set(arena);
     install_fork_hooks();
@@ -140,9 +142,7 @@ pub(crate) fn join_tree() -> u16 {
 }
 
 fn enter_forked(arena: &'static Arena, slot: u16) {
-    arena.occupy_slot(slot);
-    token::set_slot(slot);
-    arena.rebuild_holds();
+    occupy(arena, slot);
     if let Some(told) = JOINED.get() {
         told(slot);
     }
@@ -159,13 +159,20 @@ pub fn on_join(told: fn(u16)) {
 ///
 /// # Panics
 ///
-/// If this process has no arena.
+/// If this process has no arena, or the slot was taken back (its parent died).
 pub fn adopt_forked(slot: u16) {
     token::after_fork_in_child();
     let arena = ARENA
         .get()
         .expect("the parent had an arena before it reserved the slot");
-    arena.occupy_slot(slot);
+    occupy(arena, slot);
+}
+
+/// Becomes the process of a reserved slot. A forked child whose parent died meanwhile has no place any more.
+fn occupy(arena: &'static Arena, slot: u16) {
+    if let Err(error) = arena.occupy_slot(slot) {
+        panic!("a forked child cannot join the process tree: {error}");
+    }
     token::set_slot(slot);
     arena.rebuild_holds();
 }

@@ -12,7 +12,7 @@
 //! 6. sweeps it was doing are continued, starts it had reserved are cancelled, its own children are named to the caller;
 //! 7. hints are repaired, the slot is free.
 
-use phalanx_prim::Ordering;
+use phalanx_prim::{Ordering, points};
 
 use crate::arena::Arena;
 use crate::block::{BlockRef, Kind};
@@ -65,9 +65,13 @@ pub struct Swept {
 impl Arena {
     /// Returns everything the dead process in `slot` held. The caller has seen it dead (by pidfd or wait).
     ///
-    /// Does nothing if the slot is free or another live process sweeps it.
+    /// Does nothing if the slot is free, if the process in it lives after all (it is another one by now), or if somebody
+    /// who lives sweeps it.
     pub fn sweep(&self, slot: u16) -> Swept {
         let mut swept = Swept::default();
+        if slot == 0 || slot == token::current_slot() || !self.take_for_sweep(slot) {
+            return swept;
+        }
         let mut todo = vec![slot];
         while let Some(slot) = todo.pop() {
             self.sweep_one(slot, &mut swept, &mut todo);
@@ -75,12 +79,10 @@ impl Arena {
         swept
     }
 
+    /// Sweeps a slot that was taken over for it.
     fn sweep_one(&self, slot: u16, swept: &mut Swept, todo: &mut Vec<u16>) {
-        let me = token::current_slot();
         let entry = self.slot(slot);
-        if slot == 0 || slot == me || !entry.begin_sweep(me) {
-            return;
-        }
+        points::point("sweep.begun");
         let outer = SWEEPING.replace(Some((
             entry.pid.load(Ordering::Relaxed),
             self.exit_of(slot),
@@ -104,6 +106,7 @@ impl Arena {
             }
         }
         self.drop_table_of(slot);
+        points::point("sweep.dropped");
         let mut left = Vec::new();
         self.each_block(|block, _, now| {
             if now.holder() == slot {
@@ -116,16 +119,25 @@ impl Arena {
             }
             swept.reclaimed += usize::from(self.free(block));
         }
+        points::point("sweep.reclaimed");
         for process in self.processes() {
             let other = self.slot(process.slot);
             match process.state {
-                SlotState::Sweeping if other.sweeper() == slot => todo.push(process.slot),
-                SlotState::Reserved if process.parent == slot => self.unreserve_slot(process.slot),
+                // Now, while this slot's number still means the dead one.
+                SlotState::Sweeping if other.by() == slot && self.take_for_sweep(process.slot) => {
+                    todo.push(process.slot);
+                }
+                SlotState::Reserved if other.by() == slot => {
+                    if !self.try_unreserve(process.slot) {
+                        swept.orphans.push(self.process(process.slot));
+                    }
+                }
                 SlotState::Live if process.parent == slot => swept.orphans.push(process),
                 _ => {}
             }
         }
         self.repair_hints();
+        points::point("sweep.repaired");
         entry.finish_sweep();
         SWEEPING.set(outer);
     }
