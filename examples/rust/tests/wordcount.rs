@@ -40,7 +40,36 @@ fn all_modes_agree_on_this_builds_sources() {
     );
     assert!(shown.contains("all agree"), "{shown}");
     assert!(
-        shown.contains("sequential") && shown.contains("threads"),
+        ["sequential", "threads", "processes", "processes × threads"]
+            .iter()
+            .all(|mode| shown.contains(mode)),
+        "{shown}"
+    );
+}
+
+#[test]
+fn killing_workers_changes_nothing() {
+    let args = [
+        "--limit",
+        "8",
+        "--workers",
+        "2",
+        "--batch",
+        "64",
+        "--modes",
+        "sequential,processes,crossed",
+        "--chaos",
+        "20",
+    ];
+    let output = wordcount(&args);
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        shown.contains("all agree") && shown.contains("were killed meanwhile"),
         "{shown}"
     );
 }

@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use phalanx_examples::wordcount::count::{Batch, Counts};
 use phalanx_examples::wordcount::discover::{batches, sources_of_this_build, text_files};
-use phalanx_examples::wordcount::modes::{Failure, Mode, Sequential, Threads};
+use phalanx_examples::wordcount::modes::{Failure, Mode, Processes, Sequential, Threads};
 
 /// Counts the words of every text file below a directory, in several ways that must agree.
 #[derive(Parser)]
@@ -35,6 +35,10 @@ struct Cli {
     #[arg(long)]
     limit: Option<u64>,
 
+    /// Kill a random worker process every so many milliseconds while it runs (100 if not said); the result is still right
+    #[arg(long, value_name = "MS", num_args = 0..=1, default_missing_value = "100", value_parser = clap::value_parser!(u64).range(1..))]
+    chaos: Option<u64>,
+
     /// How many of the most frequent words to show
     #[arg(long, default_value_t = 5)]
     top: usize,
@@ -44,6 +48,8 @@ struct Cli {
 enum Way {
     Sequential,
     Threads,
+    Processes,
+    Crossed,
 }
 
 /// A line of the table.
@@ -52,8 +58,10 @@ struct Measured {
     width: String,
     took: Duration,
     counts: Counts,
+    killed: u64,
 }
 
+#[phalanx::main]
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -83,9 +91,26 @@ fn run(cli: &Cli) -> Result<(), Failure> {
 fn mode(way: Way, cli: &Cli) -> Box<dyn Mode> {
     let processors = || thread::available_parallelism().map_or(1, usize::from);
     let workers = cli.workers.map_or_else(processors, usize::from);
+    let chaos = cli.chaos.map(Duration::from_millis);
     match way {
         Way::Sequential => Box::new(Sequential),
         Way::Threads => Box::new(Threads(workers)),
+        Way::Processes => Box::new(Processes {
+            workers,
+            threads: 1,
+            chaos,
+            ..Processes::default()
+        }),
+        Way::Crossed => {
+            // About as much at once as the others: half of the processors, at least two threads each.
+            let threads = 2;
+            Box::new(Processes {
+                workers: workers.div_ceil(threads),
+                threads,
+                chaos,
+                ..Processes::default()
+            })
+        }
     }
 }
 
@@ -138,6 +163,7 @@ fn measure(mode: &dyn Mode, input: &[Batch]) -> Result<Measured, Failure> {
         name: mode.name(),
         width: mode.width(),
         took,
+        killed: mode.killed(),
         counts: counts.map_err(|failure| format!("{}: {failure}", mode.name()))?,
     })
 }
@@ -153,6 +179,7 @@ fn show(table: &[Measured], top: usize) {
         width,
         took,
         counts,
+        killed,
     } in table
     {
         let seconds = took.as_secs_f64();
@@ -162,6 +189,9 @@ fn show(table: &[Measured], top: usize) {
             counts.bytes as f64 / 1e6 / seconds,
             first.took.as_secs_f64() / seconds
         );
+        if *killed > 0 {
+            println!("{:<22} {killed} workers were killed meanwhile", "");
+        }
     }
     let counts = &first.counts;
     println!(
