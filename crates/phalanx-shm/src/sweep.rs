@@ -127,10 +127,8 @@ impl Arena {
                 SlotState::Sweeping if other.by() == slot && self.take_for_sweep(process.slot) => {
                     todo.push(process.slot);
                 }
-                SlotState::Reserved if other.by() == slot => {
-                    if !self.try_unreserve(process.slot) {
-                        swept.orphans.push(self.process(process.slot));
-                    }
+                SlotState::Reserved if other.by() == slot && !self.try_unreserve(process.slot) => {
+                    swept.orphans.push(self.process(process.slot));
                 }
                 SlotState::Live if process.parent == slot => swept.orphans.push(process),
                 _ => {}
