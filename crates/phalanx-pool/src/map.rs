@@ -238,7 +238,10 @@ where
             self.items.size_hint()
         };
         let here = self.tasks.len() + usize::from(self.failed.is_some());
-        (low + here, high.map(|high| high + here))
+        (
+            low.saturating_add(here),
+            high.and_then(|high| high.checked_add(here)),
+        )
     }
 }
 
@@ -387,7 +390,10 @@ where
             self.items.size_hint()
         };
         let here = self.tasks.len() + usize::from(self.failed.is_some());
-        (low + here, high.map(|high| high + here))
+        (
+            low.saturating_add(here),
+            high.and_then(|high| high.checked_add(here)),
+        )
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use phalanx_channel::{RawQueue, codec};
 use phalanx_prim::{AtomicBool, Ordering, clock, points};
-use phalanx_process::{TaskError, TaskRef};
+use phalanx_process::{Payload, TaskError, TaskRef};
 use phalanx_shm::{Arena, BlockRef, Held, Patience};
 use phalanx_sync::{Object, handle};
 use phalanx_thread::panics;
@@ -78,7 +78,7 @@ pub(crate) fn serve(orders: Orders) -> Served {
     if let Some((init, args)) = &orders.init {
         let task = init.resolve().map_err(|error| error.to_string())?;
         let mut out = Vec::new();
-        task.call(args, &mut out)
+        task.call(Payload::Borrowed(args), &mut out)
             .map_err(|error| TaskError::from_codec(init.name(), &error).to_string())?;
         let failed: Option<String> = codec::decode(&out).map_err(|error| error.to_string())?;
         if let Some(reason) = failed {
@@ -253,7 +253,9 @@ impl Line<'_> {
             Ok((name, call)) => {
                 let call = *call;
                 let ran = panics::catch(|| {
-                    handle::collect(|| task.with_args(|args| call.call(args, out)))
+                    handle::collect(|| {
+                        task.with_args(|args| call.call(Payload::Borrowed(args), out))
+                    })
                 });
                 match ran {
                     Ok((Ok(()), handles)) => (Outcome::Value, handles),

@@ -172,6 +172,8 @@ impl Child {
         self.sweep(status);
         end.status = Some(status);
         if let Some(start) = &self.start {
+            // Those it never read: handles in them hold their objects.
+            drop(start.take_args());
             start.finish(DIED, None);
         }
         let wakers = std::mem::take(&mut end.wakers);

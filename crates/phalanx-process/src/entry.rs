@@ -13,13 +13,13 @@ use phalanx_prim::global::{AtomicBool, Ordering};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use phalanx_channel::Loan;
 use phalanx_channel::codec::{self, CodecError};
+use phalanx_channel::{Loan, Message};
 use phalanx_shm::{Arena, BlockRef};
 use phalanx_sys::{ids, limits, process, tie};
 
 use crate::start::{PANIC, REFUSED, StartHandle, VALUE};
-use crate::task::{TaskError, TaskRef};
+use crate::task::{Payload, TaskError, TaskRef};
 use crate::{reaper, start, zygote};
 use phalanx_thread::panics;
 
@@ -214,7 +214,7 @@ pub(crate) fn run_closure_and_exit<R: serde::Serialize>(
     };
     // Called once: `run` calls its closure once.
     let once = std::cell::Cell::new(Some(closure));
-    let call = |_: &[u8], out: &mut Vec<u8>| match once.take() {
+    let call = |_: Payload<'_>, out: &mut Vec<u8>| match once.take() {
         Some(closure) => codec::encode(&closure(), out),
         None => Ok(()),
     };
@@ -223,7 +223,7 @@ pub(crate) fn run_closure_and_exit<R: serde::Serialize>(
 }
 
 /// A function that a zygote carries.
-pub(crate) type Closure<'a> = &'a dyn Fn(&[u8], &mut Vec<u8>) -> Result<(), CodecError>;
+pub(crate) type Closure<'a> = &'a dyn Fn(Payload<'_>, &mut Vec<u8>) -> Result<(), CodecError>;
 
 /// Runs the start record's task (or `closure` on its arguments) and returns the exit code.
 pub(crate) fn run(arena: &'static Arena, start: &StartHandle, closure: Option<Closure<'_>>) -> i32 {
@@ -237,13 +237,13 @@ pub(crate) fn run(arena: &'static Arena, start: &StartHandle, closure: Option<Cl
         eprintln!("phalanx: cannot limit memory to {limit} bytes more: {error}");
         return REFUSED_CODE;
     }
-    let Some(args) = start.args() else {
+    let Some(args) = start.take_args() else {
         eprintln!("phalanx: a start record without arguments");
         return REFUSED_CODE;
     };
     let mut out = Vec::new();
     let ((ran, handles), report) = {
-        let run = || phalanx_sync::handle::collect(|| call(&args, &mut out, closure));
+        let run = || phalanx_sync::handle::collect(|| call(args, &mut out, closure));
         match panics::catch(run) {
             Ok(done) => (done, None),
             Err(report) => ((Ok(()), Vec::new()), Some(report)),
@@ -277,14 +277,14 @@ fn to_bytes<T: serde::Serialize>(value: &T) -> Vec<u8> {
     bytes
 }
 
-fn call(args: &[u8], out: &mut Vec<u8>, closure: Option<Closure<'_>>) -> Result<(), TaskError> {
+fn call(args: Message, out: &mut Vec<u8>, closure: Option<Closure<'_>>) -> Result<(), TaskError> {
     if let Some(closure) = closure {
-        return closure(args, out)
+        return closure(Payload::Owned(args, 0), out)
             .map_err(|error| TaskError::from_codec("the zygote's closure", &error));
     }
-    let (task, args) = split(args)?;
+    let (task, from) = split(&args)?;
     task.resolve()?
-        .call(args, out)
+        .call(Payload::Owned(args, from), out)
         .map_err(|error| TaskError::from_codec(task.name(), &error))
 }
 
@@ -298,14 +298,15 @@ pub(crate) fn join_payload(task: &TaskRef, args: &[u8]) -> Result<Vec<u8>, Codec
     Ok(payload)
 }
 
-fn split(payload: &[u8]) -> Result<(TaskRef, &[u8]), TaskError> {
+/// Returns the task, and where its arguments begin.
+fn split(payload: &[u8]) -> Result<(TaskRef, usize), TaskError> {
     let broken = || TaskError::Broken("a start record without a task".to_owned());
     let (len, rest) = payload.split_first_chunk::<4>().ok_or_else(broken)?;
     let (task, args) = rest
         .split_at_checked(u32::from_le_bytes(*len) as usize)
         .ok_or_else(broken)?;
     let task = codec::decode(task).map_err(|error| TaskError::Broken(error.to_string()))?;
-    Ok((task, args))
+    Ok((task, payload.len() - args.len()))
 }
 
 /// Ends this process in order: joins its children that are no daemons, ends the daemons, flushes stdout, exits.

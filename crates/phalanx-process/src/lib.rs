@@ -19,7 +19,7 @@ pub use fork::{Fork, ForkedChild, When, at_fork, fork};
 pub use phalanx_sys::pidfd::ExitStatus;
 pub use phalanx_thread::panics::PanicReport;
 pub use process::{ActiveChild, Builder, Process, StartMethod, active_children};
-pub use task::{Task, TaskError, TaskFn, TaskRef, Trampoline, key_of};
+pub use task::{Payload, Task, TaskError, TaskFn, TaskRef, Trampoline, key_of};
 pub use zygote::Zygote;
 
 #[doc(hidden)]

@@ -494,6 +494,20 @@ impl<R: DeserializeOwned> Process<R> {
     }
 }
 
+/// Ready when the process has ended.
+impl<R> phalanx_channel::Waitable for Process<R> {
+    fn is_ready(&self) -> bool {
+        self.child.status().is_some()
+    }
+
+    fn gate(&self) -> &phalanx_sync::Gate<phalanx_shm::Shared> {
+        match &self.child.start {
+            Some(start) => start.gate(),
+            None => unreachable!("a process with a handle of this type has a start record"),
+        }
+    }
+}
+
 /// Awaits the result, on any executor.
 impl<R: DeserializeOwned> Future for Process<R> {
     type Output = Result<R, ProcessError>;

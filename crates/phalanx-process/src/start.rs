@@ -111,14 +111,15 @@ impl StartHandle {
         self.0.view::<Start>()
     }
 
-    /// Returns the arguments, to be read in place while the record is held.
-    pub(crate) fn args(&self) -> Option<std::mem::ManuallyDrop<Message>> {
+    /// Takes the arguments out of the record.
+    pub(crate) fn take_args(&self) -> Option<Message> {
         let block = BlockRef::from_bits(self.view().args.load(Ordering::Acquire))?;
-        // The record goes on owning the block: the view must not free it.
-        Some(std::mem::ManuallyDrop::new(Message::from_block(
-            self.0.arena(),
-            block,
-        )))
+        // Ours first: a death from here on gives it back, and what the record still says of it is stale.
+        if !self.0.arena().rehold(block, TRANSIT, current_slot()) {
+            return None;
+        }
+        self.view().args.store(0, Ordering::Release);
+        Some(Message::from_block(self.0.arena(), block))
     }
 
     /// Writes the outcome; the first one counts.
@@ -147,6 +148,10 @@ impl StartHandle {
     /// Blocks until there is an outcome.
     pub(crate) fn wait(&self, patience: Patience) -> Result<u32, WaitError> {
         self.view().gate.wait_until(patience, || self.outcome())
+    }
+
+    pub(crate) fn gate(&self) -> &'static Gate<Shared> {
+        &self.view().gate
     }
 
     /// Takes the result out of the record.

@@ -7,6 +7,7 @@
 
 use std::any::TypeId;
 
+use phalanx_channel::Message;
 use phalanx_channel::codec::{self, CodecError};
 use phalanx_sys::image;
 use serde::de::DeserializeOwned;
@@ -15,7 +16,27 @@ use serde::{Deserialize, Serialize};
 use crate::registry;
 
 /// Runs a function on serialized arguments and appends its serialized result.
-pub type Trampoline = fn(u64, &[u8], &mut Vec<u8>) -> Result<(), CodecError>;
+pub type Trampoline = fn(u64, Payload<'_>, &mut Vec<u8>) -> Result<(), CodecError>;
+
+/// Serialized arguments. Whoever reads them back drops them before it goes on: handles in them hold their objects.
+#[derive(Debug)]
+pub enum Payload<'a> {
+    /// Somebody else's.
+    Borrowed(&'a [u8]),
+    /// A message of ours, from this byte on.
+    Owned(Message, usize),
+}
+
+impl std::ops::Deref for Payload<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Owned(message, from) => message.get(*from..).unwrap_or_default(),
+        }
+    }
+}
 
 /// A function that another process can be told to call: a function, a `fn` pointer, or a closure that captures nothing.
 ///
@@ -152,7 +173,7 @@ pub struct TaskRef {
     function: u64,
 }
 
-fn run<F, A, M>(function: u64, args: &[u8], out: &mut Vec<u8>) -> Result<(), CodecError>
+fn run<F, A, M>(function: u64, args: Payload<'_>, out: &mut Vec<u8>) -> Result<(), CodecError>
 where
     F: TaskFn<A, M>,
     A: DeserializeOwned,
@@ -167,8 +188,9 @@ where
         // function in this process (same build, checked by `resolve`).
         unsafe { std::mem::transmute_copy::<usize, F>(&address) }
     };
-    let args: A = codec::decode(args)?;
-    codec::encode(&f.call(args), out)
+    let decoded: A = codec::decode(&args)?;
+    drop(args);
+    codec::encode(&f.call(decoded), out)
 }
 
 /// Returns the trampoline of a function.
@@ -311,7 +333,7 @@ impl Task {
     /// # Errors
     ///
     /// [`CodecError`] when the arguments are not what it takes or the result does not serialize.
-    pub fn call(&self, args: &[u8], out: &mut Vec<u8>) -> Result<(), CodecError> {
+    pub fn call(&self, args: Payload<'_>, out: &mut Vec<u8>) -> Result<(), CodecError> {
         (self.trampoline)(self.function, args, out)
     }
 }
@@ -341,7 +363,7 @@ mod tests {
             .unwrap()
             .resolve()
             .unwrap()
-            .call(&bytes, &mut out)
+            .call(Payload::Borrowed(&bytes), &mut out)
             .unwrap();
         codec::decode(&out).unwrap()
     }
@@ -385,7 +407,7 @@ mod tests {
         let error = task
             .resolve()
             .unwrap()
-            .call(&[200, 1], &mut Vec::new())
+            .call(Payload::Borrowed(&[200, 1]), &mut Vec::new())
             .unwrap_err();
         let error = TaskError::from_codec(task.name(), &error);
         assert!(error.to_string().contains("shout"), "{error}");

@@ -27,6 +27,7 @@ use crate::entry::{self, Orders, REFUSED_CODE, Role};
 use crate::error::StartError;
 use crate::fork;
 use crate::start::{self, StartHandle};
+use crate::task::Payload;
 
 /// What the socket carries: slot, flags, start record.
 const REQUEST: usize = 24;
@@ -265,7 +266,7 @@ pub(crate) fn spawn_through(
     })?)
 }
 
-type Closure = Box<dyn Fn(&[u8], &mut Vec<u8>) -> Result<(), CodecError>>;
+type Closure = Box<dyn Fn(Payload<'_>, &mut Vec<u8>) -> Result<(), CodecError>>;
 
 /// Forks on demand until the other end of the socket is gone. One thread, and it never has another.
 pub(crate) fn serve(arena: &'static Arena, socket: OwnedFd, closure: Option<Closure>) -> ! {
@@ -382,8 +383,10 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Zygote<A,
                 serve(
                     arena,
                     theirs,
-                    Some(Box::new(move |args, out| {
-                        codec::encode(&closure(codec::decode(args)?), out)
+                    Some(Box::new(move |args: Payload<'_>, out: &mut Vec<u8>| {
+                        let decoded = codec::decode(&args)?;
+                        drop(args);
+                        codec::encode(&closure(decoded), out)
                     })),
                 )
             }
