@@ -39,6 +39,12 @@ pub fn has_entered() -> bool {
     ENTERED.load(Ordering::Relaxed) || crate::registry::has_test_entry()
 }
 
+/// Returns `true` in a process that was started as a worker and went on as something else: it never called [`enter`]. If it
+/// started processes in turn, they would do the same without an end.
+pub(crate) fn was_meant_to_enter() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
 /// What a new process is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {

@@ -124,7 +124,7 @@ pub(crate) fn entry_spawn(
     extra: &[&OwnedFd],
     socket_number: Option<i32>,
 ) -> Result<Arc<Child>, StartError> {
-    if !entry::has_entered() {
+    if !entry::has_entered() || entry::was_meant_to_enter() {
         return Err(StartError::NoEntry);
     }
     let arena = phalanx_shm::session()?;
