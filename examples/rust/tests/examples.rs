@@ -133,3 +133,16 @@ example!(
     ["--requests", "100"],
     ["95 requests answered, 5 workers crashed on purpose"]
 );
+example!(
+    threads,
+    [],
+    [
+        "I am MainThread, 1 thread",
+        "the first is Thread-1",
+        "hello you from greeter",
+        "\"waiting\"",
+        "still runs",
+        "no luck",
+        "[0, 3, 6, 9, 12]"
+    ]
+);
