@@ -58,7 +58,7 @@ pub(crate) struct Header {
     slots_committed: AtomicU32,
     /// Spans taken so far; the commit of carving.
     next_span: AtomicU32,
-    /// Entries of the span table that have memory.
+    /// From this entry of the span table on, none has memory.
     entries_committed: AtomicU32,
     carve: RawLock<Shared>,
     pub(crate) registry: RawLock<Shared>,
@@ -586,14 +586,13 @@ impl Arena {
                 reserved: self.region.len(),
             });
         }
-        let entries = header.entries_committed.load(Ordering::Relaxed) as usize;
-        if index + spans > entries {
+        // Only the first span of a block uses its entry; a large block's other entries stay without memory.
+        if index >= header.entries_committed.load(Ordering::Relaxed) as usize {
             let per_page = PAGE / size_of::<Span>();
-            let until = (index + spans)
-                .next_multiple_of(per_page)
-                .min(self.shape.spans);
-            let at = self.shape.entries + entries * size_of::<Span>();
-            self.commit(at, (until - entries) * size_of::<Span>())?;
+            let first = index / per_page * per_page;
+            let until = (first + per_page).min(self.shape.spans);
+            let at = self.shape.entries + first * size_of::<Span>();
+            self.commit(at, (until - first) * size_of::<Span>())?;
             header
                 .entries_committed
                 .store(until as u32, Ordering::Relaxed);

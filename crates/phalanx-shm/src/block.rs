@@ -27,7 +27,7 @@ pub const OBJECT: u16 = 0xfffe;
 pub const NOBODY: u16 = 0;
 
 /// What a block holds. Upper floors give each kind its meaning (see [`crate::KindOps`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
     /// Bytes: a payload on its way, or loaned.

@@ -130,6 +130,35 @@ pub fn limit_private_memory(bytes: u64) -> io::Result<()> {
     )?)
 }
 
+/// Limits the size of files that this process may write (`RLIMIT_FSIZE`); shared memory is a file. Inherited by children.
+///
+/// # Errors
+///
+/// When the hard limit is lower.
+pub fn limit_file_size(bytes: u64) -> io::Result<()> {
+    limit(Resource::Fsize, bytes)
+}
+
+/// Limits the address space of this process (`RLIMIT_AS`), mapped or reserved. Inherited by children.
+///
+/// # Errors
+///
+/// When the hard limit is lower.
+pub fn limit_address_space(bytes: u64) -> io::Result<()> {
+    limit(Resource::As, bytes)
+}
+
+fn limit(resource: Resource, bytes: u64) -> io::Result<()> {
+    let maximum = rustix::process::getrlimit(resource).maximum;
+    Ok(rustix::process::setrlimit(
+        resource,
+        Rlimit {
+            current: Some(bytes),
+            maximum,
+        },
+    )?)
+}
+
 /// Returns the resident memory of a process in bytes.
 ///
 /// # Errors

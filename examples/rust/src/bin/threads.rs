@@ -48,7 +48,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     drop(stop);
     waiting.join()?;
 
-    if let Err(report) = Thread::spawn(|| panic!("no luck"))?.join() {
+    let unlucky = Thread::<()>::spawn(|| panic!("no luck"))?;
+    if let Err(report) = unlucky.join() {
         println!("a panic comes back: {report}");
     }
 
