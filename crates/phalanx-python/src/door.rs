@@ -1,0 +1,120 @@
+//! The door between the interpreter and the engine: letting the interpreter's lock go, time-outs, signals, errors.
+
+use std::time::Duration;
+
+use phalanx_prim::Deadline;
+use phalanx_shm::{AllocError, OpenError, Patience, StaleHandle, WaitError};
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+
+/// A year: longer waits are waits for ever, and clocks do not overflow.
+const LONGEST: f64 = 365.25 * 24.0 * 3600.0;
+
+/// How long a call may take, as Python says it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Timeout {
+    /// `None`: for as long as it takes.
+    Never,
+    /// Zero and less: look once.
+    Now,
+    /// This much from now.
+    After(Duration),
+}
+
+impl Timeout {
+    /// Reads seconds. Negative is "now", as in the standard library; infinity is "never".
+    ///
+    /// # Errors
+    ///
+    /// `ValueError` for NaN.
+    pub(crate) fn from_seconds(seconds: Option<f64>) -> PyResult<Self> {
+        match seconds {
+            None => Ok(Self::Never),
+            Some(seconds) if seconds.is_nan() => Err(PyValueError::new_err(
+                "a time-out is a number of seconds, not NaN",
+            )),
+            Some(seconds) if seconds <= 0.0 => Ok(Self::Now),
+            Some(seconds) if seconds > LONGEST => Ok(Self::Never),
+            Some(seconds) => Ok(Self::After(Duration::from_secs_f64(seconds))),
+        }
+    }
+
+    /// Returns the moment at which the whole call must be over.
+    pub(crate) fn deadline(self) -> Option<Deadline> {
+        match self {
+            Self::Never => None,
+            Self::Now => Some(Deadline::after(Duration::ZERO)),
+            Self::After(duration) => Some(Deadline::after(duration)),
+        }
+    }
+}
+
+/// Runs a blocking operation of the engine without the interpreter's lock, until it succeeds or the time is up.
+///
+/// Returns `None` when the time is up. Signal handlers run in between; what they raise ends the wait. The operation is called
+/// again after each, with the same deadline.
+///
+/// # Errors
+///
+/// What a signal handler raises.
+pub(crate) fn blocking<T: Send>(
+    py: Python<'_>,
+    timeout: Timeout,
+    mut operation: impl FnMut(Patience) -> Result<T, WaitError> + Send,
+) -> PyResult<Option<T>> {
+    let patience = Patience {
+        deadline: timeout.deadline(),
+        interruptible: true,
+    };
+    loop {
+        match py.detach(|| operation(patience)) {
+            Ok(value) => return Ok(Some(value)),
+            Err(WaitError::TimedOut) => {
+                // A handler may be due all the same: whoever waits in a loop of short waits must be interruptible too.
+                py.check_signals()?;
+                return Ok(None);
+            }
+            Err(WaitError::Interrupted) => py.check_signals()?,
+        }
+    }
+}
+
+/// An error of the engine as an exception.
+pub(crate) fn raise(error: impl Into<EngineError>) -> PyErr {
+    match error.into() {
+        EngineError::Alloc(error @ (AllocError::OutOfMemory { .. } | AllocError::Exhausted { .. })) => {
+            PyMemoryError::new_err(error.to_string())
+        }
+        EngineError::Alloc(error) => PyOSError::new_err(error.to_string()),
+        EngineError::Open(error) => PyOSError::new_err(error.to_string()),
+        EngineError::Stale(error) => PyRuntimeError::new_err(error.to_string()),
+    }
+}
+
+/// The engine's errors that any call may meet.
+pub(crate) enum EngineError {
+    /// No memory.
+    Alloc(AllocError),
+    /// No arena.
+    Open(OpenError),
+    /// The object is gone.
+    Stale(StaleHandle),
+}
+
+impl From<AllocError> for EngineError {
+    fn from(error: AllocError) -> Self {
+        Self::Alloc(error)
+    }
+}
+
+impl From<OpenError> for EngineError {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
+    }
+}
+
+impl From<StaleHandle> for EngineError {
+    fn from(error: StaleHandle) -> Self {
+        Self::Stale(error)
+    }
+}
