@@ -5,10 +5,11 @@
 //! | state | by | next |
 //! |---|---|---|
 //! | queued | the submitter | running (a worker claims it), done (cancelled, terminated) |
-//! | running | one worker thread, named in `claimed_by` | done, or queued again (a retry) |
+//! | running | one worker thread, whose seat is in the same word | done, or queued again (a retry) |
 //! | done | the worker; after its death, the supervisor | freed by the submitter |
 //!
-//! with flags: somebody sleeps, tell the supervisor, the handle was dropped, cancel.
+//! with flags: somebody sleeps, tell the supervisor, the handle was dropped, cancel. The claim and its claimer are one
+//! compare-exchange: between two, a death would leave a task that runs nowhere.
 //!
 //! A worker thread takes a reference from the pool's queue. *Before* the queue lets go of it, under the queue's lock, the
 //! thread writes it onto its seat and claims the task by compare-exchange. So at every moment a task is in the queue, on a
@@ -38,6 +39,11 @@ pub(crate) const ABANDONED: u32 = 16;
 pub(crate) const CANCEL: u32 = 32;
 /// Its handle was dropped before it was done: the supervisor frees it.
 pub(crate) const ORPHAN: u32 = 64;
+/// From this bit on: the seat that claimed it last.
+const SEAT_SHIFT: u32 = 16;
+/// The seat of whoever ends a task that was not claimed.
+const NO_SEAT: u32 = 0xffff;
+const _: () = assert!(SEATS <= NO_SEAT as usize);
 
 /// How a task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +96,8 @@ pub(crate) struct TaskState {
     result: AtomicU64,
     result_len: AtomicU64,
     outcome: AtomicU32,
-    claimed_by: AtomicU32,
     attempts: AtomicU32,
-    reserved: AtomicU32,
+    reserved: AtomicU64,
 }
 
 const _: () = assert!(std::mem::offset_of!(TaskState, result) == 64);
@@ -161,9 +166,8 @@ impl TaskView {
             tag: word(choices.tag),
             result_len: word(0),
             outcome: AtomicU32::new(0),
-            claimed_by: AtomicU32::new(0),
             attempts: AtomicU32::new(0),
-            reserved: AtomicU32::new(0),
+            reserved: word(0),
         };
         let block = arena.alloc(size_of::<TaskState>() + room, Kind::Task)?;
         let at = arena.address(block).cast::<TaskState>();
@@ -271,10 +275,15 @@ impl TaskView {
     }
 
     pub(crate) fn claimed_by(self) -> u32 {
-        self.state.claimed_by.load(Ordering::Relaxed)
+        self.state.word.load(Ordering::Acquire) >> SEAT_SHIFT
     }
 
     fn change(self, from: u32, to: u32) -> Option<u32> {
+        self.change_for(from, to, None)
+    }
+
+    /// Changes the state, and the seat beside it if one is given; returns the word as it was.
+    fn change_for(self, from: u32, to: u32, seat: Option<u32>) -> Option<u32> {
         let mut now = self.state.word.load(Ordering::Relaxed);
         while now & STATE == from {
             let orphan = if to == DONE && now & ABANDONED != 0 {
@@ -282,7 +291,9 @@ impl TaskView {
             } else {
                 0
             };
-            let next = now & !STATE | to | orphan;
+            let seat = seat.unwrap_or(now >> SEAT_SHIFT) << SEAT_SHIFT;
+            let flags = now & !(STATE | u32::MAX << SEAT_SHIFT);
+            let next = flags | to | orphan | seat;
             match self.state.word.compare_exchange_weak(
                 now,
                 next,
@@ -298,11 +309,7 @@ impl TaskView {
 
     /// queued → running, for the thread on this seat.
     pub(crate) fn claim(self, seat: u32) -> bool {
-        let claimed = self.change(QUEUED, RUNNING).is_some();
-        if claimed {
-            self.state.claimed_by.store(seat, Ordering::Relaxed);
-        }
-        claimed
+        self.change_for(QUEUED, RUNNING, Some(seat)).is_some()
     }
 
     /// Counts a run that is about to begin.
@@ -353,7 +360,7 @@ impl TaskView {
         }
         let flags = if from == QUEUED {
             // A worker may claim it at this moment; only when it was not does the outcome belong to us.
-            let flags = self.change(QUEUED, RUNNING)?;
+            let flags = self.change_for(QUEUED, RUNNING, Some(NO_SEAT))?;
             self.state.outcome.store(outcome as u32, Ordering::Relaxed);
             self.change(RUNNING, DONE).or(Some(flags))
         } else {
