@@ -289,7 +289,8 @@ impl<S: Scope> RawLock<S> {
                 now,
                 me | now & CONTENDED,
                 Ordering::Acquire,
-                Ordering::Relaxed,
+                // As in `lock_contended`.
+                Ordering::Acquire,
             ) {
                 Ok(_) if now & DIED != 0 => return Some(Acquired::OwnerDied),
                 Ok(_) => return Some(Acquired::Clean),
@@ -328,7 +329,8 @@ impl<S: Scope> RawLock<S> {
         let _interest = S::interest(&self.word);
         let mut slept = 0;
         loop {
-            let now = self.word.load(Ordering::Relaxed);
+            // Acquire: what we see of the owner's process is not older than its hold.
+            let now = self.word.load(Ordering::Acquire);
             let Some(owner) = Owner::of(now) else {
                 let mine = me | (now & CONTENDED) | slept;
                 if self
