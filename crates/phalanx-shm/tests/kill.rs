@@ -611,7 +611,8 @@ fn the_next_process_of_a_slot_has_other_tokens() {
             let lock = RawLock::<Shared>::new();
             let _ = lock.lock_forever();
             let owner = lock.owner().unwrap();
-            assert_eq!((owner.slot, owner.number()), (current_slot(), 1));
+            let number = phalanx_shm::local_token() as u16;
+            assert_eq!((owner.slot, owner.number()), (current_slot(), number));
             place.store(u64::from(phalanx_shm::shared_token()), Ordering::Release);
         });
         assert!(child.wait().is_success());
