@@ -111,6 +111,8 @@ unsafe impl Placed for TaskState {
 const ROOM: usize = 256 - size_of::<TaskState>();
 /// The largest payload behind a record.
 const INLINE_MOST: usize = 2048 - size_of::<TaskState>();
+/// Room that is made for a result behind arguments that lie behind the record.
+const RESULT_LEAST: usize = 32;
 
 /// What a submitter chooses for a task.
 #[derive(Clone, Copy, Debug, Default)]
@@ -144,7 +146,16 @@ impl TaskView {
         handles: &[Held],
     ) -> Result<Self, AllocError> {
         let inline = args.len() <= INLINE_MOST && handles.is_empty();
-        let room = if inline { args.len().max(ROOM) } else { ROOM };
+        let room = if inline {
+            // A small result fits behind the arguments, and blocks are powers of two anyway.
+            let whole = size_of::<TaskState>() + args.len() + RESULT_LEAST;
+            whole.next_power_of_two().clamp(
+                ROOM + size_of::<TaskState>(),
+                INLINE_MOST + size_of::<TaskState>(),
+            ) - size_of::<TaskState>()
+        } else {
+            ROOM
+        };
         let payload = if inline {
             None
         } else {
@@ -184,7 +195,7 @@ impl TaskView {
                 let payload = loan.into_block();
                 state.args.store(payload.to_bits(), Ordering::Relaxed);
             }
-            None => task.write_inline(args),
+            None => task.write_inline(0, args),
         }
         Ok(task)
     }
@@ -210,36 +221,56 @@ impl TaskView {
         unsafe { at.add(size_of::<TaskState>()) }
     }
 
-    fn write_inline(self, bytes: &[u8]) {
-        debug_assert!(bytes.len() as u64 <= self.state.room.load(Ordering::Relaxed));
-        // SAFETY: the room behind the record is as large as said, and belongs to whoever the state says: the submitter
-        // before the task is queued, the worker while it runs.
-        unsafe {
-            self.inline_at()
-                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
-        };
+    fn room(self) -> usize {
+        self.state.room.load(Ordering::Relaxed) as usize
     }
 
-    fn read<R>(self, payload: &AtomicU64, len: &AtomicU64, f: impl FnOnce(&[u8]) -> R) -> R {
+    /// Where a result lies behind the record: behind the arguments, which a next run needs if this one's worker dies with
+    /// the result written and the task not done.
+    fn result_from(self) -> usize {
+        if self.state.args.load(Ordering::Relaxed) == 0 {
+            (self.state.args_len.load(Ordering::Relaxed) as usize).min(self.room())
+        } else {
+            0
+        }
+    }
+
+    fn write_inline(self, from: usize, bytes: &[u8]) {
+        assert!(from.saturating_add(bytes.len()) <= self.room());
+        // SAFETY: `from` lies within the room (checked above).
+        let at = unsafe { self.inline_at().add(from) };
+        // SAFETY: the room behind the record is as large as said, and belongs to whoever the state says: the submitter
+        // before the task is queued, the worker while it runs.
+        unsafe { at.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+
+    fn read<R>(
+        self,
+        payload: &AtomicU64,
+        from: usize,
+        len: &AtomicU64,
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> R {
         if let Some(block) = BlockRef::from_bits(payload.load(Ordering::Acquire)) {
             // The record goes on owning it: the view must not free it.
             let message = std::mem::ManuallyDrop::new(Message::from_block(self.arena, block));
             return f(&message);
         }
         // Never beyond the room, whatever a dying process left.
-        let len = len
-            .load(Ordering::Relaxed)
-            .min(self.state.room.load(Ordering::Relaxed)) as usize;
+        let len = (len.load(Ordering::Relaxed) as usize).min(self.room().saturating_sub(from));
+        // SAFETY: `from` is cut to the room.
+        let at = unsafe { self.inline_at().add(from) };
         // SAFETY: `len` bytes behind the record, written before the state said so.
-        f(unsafe { std::slice::from_raw_parts(self.inline_at(), len) })
+        f(unsafe { std::slice::from_raw_parts(at, len) })
     }
 
     pub(crate) fn with_args<R>(self, f: impl FnOnce(&[u8]) -> R) -> R {
-        self.read(&self.state.args, &self.state.args_len, f)
+        self.read(&self.state.args, 0, &self.state.args_len, f)
     }
 
     pub(crate) fn with_result<R>(self, f: impl FnOnce(&[u8]) -> R) -> R {
-        self.read(&self.state.result, &self.state.result_len, f)
+        let from = self.result_from();
+        self.read(&self.state.result, from, &self.state.result_len, f)
     }
 
     pub(crate) fn function(self) -> u64 {
@@ -335,8 +366,10 @@ impl TaskView {
     /// Writes the result of a running task, before [`finish`](Self::finish).
     pub(crate) fn set_result(self, bytes: &[u8], handles: &[Held]) -> Result<(), AllocError> {
         self.discard(&self.state.result);
-        if handles.is_empty() && bytes.len() as u64 <= self.state.room.load(Ordering::Relaxed) {
-            self.write_inline(bytes);
+        let from = self.result_from();
+        if handles.is_empty() && bytes.len() <= self.room().saturating_sub(from) {
+            self.write_inline(from, bytes);
+            points::point("pool.result-written");
         } else {
             let mut loan = Loan::new(self.arena, bytes.len(), handles)?;
             loan.copy_from_slice(bytes);
