@@ -63,6 +63,7 @@ struct Inner {
     /// Deaths in a row of workers that had no task.
     barren: u32,
     barren_since: Option<Deadline>,
+    barren_began: u64,
     barren_tasks: u64,
     /// No restart before this.
     not_before: Option<Deadline>,
@@ -130,7 +131,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Deaths in a row of workers that never got to a task, after which a pool gives up.
+/// How long workers must have died before their first task, at least, before a pool gives up.
+const BARREN_FOR: Duration = Duration::from_secs(10);
+
+/// Deaths in a row of workers that never got ready, after which a pool gives up.
 fn patience_with_barren(workers: u32) -> u32 {
     10 + 4 * workers
 }
@@ -584,13 +588,23 @@ impl Engine {
 
     fn requeue(&self, task: TaskView) {
         task.requeue();
-        // Unbounded and, until idle, open: only memory can be missing.
-        if self
+        self.put_back(task);
+    }
+
+    /// Puts a queued task into the queue; ends it where there is none any more.
+    fn put_back(&self, task: TaskView) {
+        // Unbounded and, until idle or the pool's end, open: only memory can be missing.
+        let put = self
             .tasks
-            .put(&[&task.bits().to_le_bytes()], Patience::FOREVER)
-            .is_err()
-        {
-            self.end_task(task, QUEUED, Outcome::Terminated);
+            .put(&[&task.bits().to_le_bytes()], Patience::FOREVER);
+        if put.is_err() {
+            let broken = self.is_broken.load(Ordering::Acquire);
+            let outcome = if broken {
+                Outcome::Broken
+            } else {
+                Outcome::Terminated
+            };
+            self.end_task(task, QUEUED, outcome);
         }
     }
 
@@ -630,6 +644,10 @@ impl Engine {
             inner.barren = 0;
             return;
         }
+        if !starting {
+            // Killed while it had nothing to do: that says nothing about the next one.
+            return;
+        }
         let tasks = self
             .seats()
             .iter()
@@ -640,9 +658,15 @@ impl Engine {
             inner.barren = 0;
         }
         inner.barren_tasks = tasks;
+        if inner.barren == 0 {
+            inner.barren_began = clock::now_ns();
+        }
         inner.barren_since = Some(Deadline::after(Duration::from_secs(5)));
         inner.barren += 1;
-        if inner.barren > patience_with_barren(self.config.workers) {
+        // Somebody may be killing workers faster than this machine starts them: that takes a while to be a verdict.
+        let long =
+            clock::now_ns().saturating_sub(inner.barren_began) > BARREN_FOR.as_nanos() as u64;
+        if long && inner.barren > patience_with_barren(self.config.workers) {
             let last = worker
                 .process
                 .death()
@@ -677,9 +701,7 @@ impl Engine {
             }
             QUEUED => {
                 // It was about to put it back.
-                let _ = self
-                    .tasks
-                    .put(&[&task.bits().to_le_bytes()], Patience::FOREVER);
+                self.put_back(task);
                 false
             }
             RUNNING if task.claimed_by() == seat_number => {

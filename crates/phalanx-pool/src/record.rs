@@ -5,10 +5,11 @@
 //! | state | by | next |
 //! |---|---|---|
 //! | queued | the submitter | running (a worker claims it), done (cancelled, terminated) |
-//! | running | one worker thread, named in `claimed_by` | done, or queued again (a retry) |
+//! | running | one worker thread, whose seat is in the same word | done, or queued again (a retry) |
 //! | done | the worker; after its death, the supervisor | freed by the submitter |
 //!
-//! with flags: somebody sleeps, tell the supervisor, the handle was dropped, cancel.
+//! with flags: somebody sleeps, tell the supervisor, the handle was dropped, cancel. The claim and its claimer are one
+//! compare-exchange: between two, a death would leave a task that runs nowhere.
 //!
 //! A worker thread takes a reference from the pool's queue. *Before* the queue lets go of it, under the queue's lock, the
 //! thread writes it onto its seat and claims the task by compare-exchange. So at every moment a task is in the queue, on a
@@ -38,6 +39,11 @@ pub(crate) const ABANDONED: u32 = 16;
 pub(crate) const CANCEL: u32 = 32;
 /// Its handle was dropped before it was done: the supervisor frees it.
 pub(crate) const ORPHAN: u32 = 64;
+/// From this bit on: the seat that claimed it last.
+const SEAT_SHIFT: u32 = 16;
+/// The seat of whoever ends a task that was not claimed.
+const NO_SEAT: u32 = 0xffff;
+const _: () = assert!(SEATS <= NO_SEAT as usize);
 
 /// How a task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +96,8 @@ pub(crate) struct TaskState {
     result: AtomicU64,
     result_len: AtomicU64,
     outcome: AtomicU32,
-    claimed_by: AtomicU32,
     attempts: AtomicU32,
-    reserved: AtomicU32,
+    reserved: AtomicU64,
 }
 
 const _: () = assert!(std::mem::offset_of!(TaskState, result) == 64);
@@ -106,6 +111,8 @@ unsafe impl Placed for TaskState {
 const ROOM: usize = 256 - size_of::<TaskState>();
 /// The largest payload behind a record.
 const INLINE_MOST: usize = 2048 - size_of::<TaskState>();
+/// Room that is made for a result behind arguments that lie behind the record.
+const RESULT_LEAST: usize = 32;
 
 /// What a submitter chooses for a task.
 #[derive(Clone, Copy, Debug, Default)]
@@ -139,7 +146,16 @@ impl TaskView {
         handles: &[Held],
     ) -> Result<Self, AllocError> {
         let inline = args.len() <= INLINE_MOST && handles.is_empty();
-        let room = if inline { args.len().max(ROOM) } else { ROOM };
+        let room = if inline {
+            // A small result fits behind the arguments, and blocks are powers of two anyway.
+            let whole = size_of::<TaskState>() + args.len() + RESULT_LEAST;
+            whole.next_power_of_two().clamp(
+                ROOM + size_of::<TaskState>(),
+                INLINE_MOST + size_of::<TaskState>(),
+            ) - size_of::<TaskState>()
+        } else {
+            ROOM
+        };
         let payload = if inline {
             None
         } else {
@@ -161,9 +177,8 @@ impl TaskView {
             tag: word(choices.tag),
             result_len: word(0),
             outcome: AtomicU32::new(0),
-            claimed_by: AtomicU32::new(0),
             attempts: AtomicU32::new(0),
-            reserved: AtomicU32::new(0),
+            reserved: word(0),
         };
         let block = arena.alloc(size_of::<TaskState>() + room, Kind::Task)?;
         let at = arena.address(block).cast::<TaskState>();
@@ -180,7 +195,7 @@ impl TaskView {
                 let payload = loan.into_block();
                 state.args.store(payload.to_bits(), Ordering::Relaxed);
             }
-            None => task.write_inline(args),
+            None => task.write_inline(0, args),
         }
         Ok(task)
     }
@@ -206,36 +221,56 @@ impl TaskView {
         unsafe { at.add(size_of::<TaskState>()) }
     }
 
-    fn write_inline(self, bytes: &[u8]) {
-        debug_assert!(bytes.len() as u64 <= self.state.room.load(Ordering::Relaxed));
-        // SAFETY: the room behind the record is as large as said, and belongs to whoever the state says: the submitter
-        // before the task is queued, the worker while it runs.
-        unsafe {
-            self.inline_at()
-                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
-        };
+    fn room(self) -> usize {
+        self.state.room.load(Ordering::Relaxed) as usize
     }
 
-    fn read<R>(self, payload: &AtomicU64, len: &AtomicU64, f: impl FnOnce(&[u8]) -> R) -> R {
+    /// Where a result lies behind the record: behind the arguments, which a next run needs if this one's worker dies with
+    /// the result written and the task not done.
+    fn result_from(self) -> usize {
+        if self.state.args.load(Ordering::Relaxed) == 0 {
+            (self.state.args_len.load(Ordering::Relaxed) as usize).min(self.room())
+        } else {
+            0
+        }
+    }
+
+    fn write_inline(self, from: usize, bytes: &[u8]) {
+        assert!(from.saturating_add(bytes.len()) <= self.room());
+        // SAFETY: `from` lies within the room (checked above).
+        let at = unsafe { self.inline_at().add(from) };
+        // SAFETY: the room behind the record is as large as said, and belongs to whoever the state says: the submitter
+        // before the task is queued, the worker while it runs.
+        unsafe { at.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+
+    fn read<R>(
+        self,
+        payload: &AtomicU64,
+        from: usize,
+        len: &AtomicU64,
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> R {
         if let Some(block) = BlockRef::from_bits(payload.load(Ordering::Acquire)) {
             // The record goes on owning it: the view must not free it.
             let message = std::mem::ManuallyDrop::new(Message::from_block(self.arena, block));
             return f(&message);
         }
         // Never beyond the room, whatever a dying process left.
-        let len = len
-            .load(Ordering::Relaxed)
-            .min(self.state.room.load(Ordering::Relaxed)) as usize;
+        let len = (len.load(Ordering::Relaxed) as usize).min(self.room().saturating_sub(from));
+        // SAFETY: `from` is cut to the room.
+        let at = unsafe { self.inline_at().add(from) };
         // SAFETY: `len` bytes behind the record, written before the state said so.
-        f(unsafe { std::slice::from_raw_parts(self.inline_at(), len) })
+        f(unsafe { std::slice::from_raw_parts(at, len) })
     }
 
     pub(crate) fn with_args<R>(self, f: impl FnOnce(&[u8]) -> R) -> R {
-        self.read(&self.state.args, &self.state.args_len, f)
+        self.read(&self.state.args, 0, &self.state.args_len, f)
     }
 
     pub(crate) fn with_result<R>(self, f: impl FnOnce(&[u8]) -> R) -> R {
-        self.read(&self.state.result, &self.state.result_len, f)
+        let from = self.result_from();
+        self.read(&self.state.result, from, &self.state.result_len, f)
     }
 
     pub(crate) fn function(self) -> u64 {
@@ -271,10 +306,15 @@ impl TaskView {
     }
 
     pub(crate) fn claimed_by(self) -> u32 {
-        self.state.claimed_by.load(Ordering::Relaxed)
+        self.state.word.load(Ordering::Acquire) >> SEAT_SHIFT
     }
 
     fn change(self, from: u32, to: u32) -> Option<u32> {
+        self.change_for(from, to, None)
+    }
+
+    /// Changes the state, and the seat beside it if one is given; returns the word as it was.
+    fn change_for(self, from: u32, to: u32, seat: Option<u32>) -> Option<u32> {
         let mut now = self.state.word.load(Ordering::Relaxed);
         while now & STATE == from {
             let orphan = if to == DONE && now & ABANDONED != 0 {
@@ -282,7 +322,9 @@ impl TaskView {
             } else {
                 0
             };
-            let next = now & !STATE | to | orphan;
+            let seat = seat.unwrap_or(now >> SEAT_SHIFT) << SEAT_SHIFT;
+            let flags = now & !(STATE | u32::MAX << SEAT_SHIFT);
+            let next = flags | to | orphan | seat;
             match self.state.word.compare_exchange_weak(
                 now,
                 next,
@@ -298,11 +340,7 @@ impl TaskView {
 
     /// queued → running, for the thread on this seat.
     pub(crate) fn claim(self, seat: u32) -> bool {
-        let claimed = self.change(QUEUED, RUNNING).is_some();
-        if claimed {
-            self.state.claimed_by.store(seat, Ordering::Relaxed);
-        }
-        claimed
+        self.change_for(QUEUED, RUNNING, Some(seat)).is_some()
     }
 
     /// Counts a run that is about to begin.
@@ -328,8 +366,10 @@ impl TaskView {
     /// Writes the result of a running task, before [`finish`](Self::finish).
     pub(crate) fn set_result(self, bytes: &[u8], handles: &[Held]) -> Result<(), AllocError> {
         self.discard(&self.state.result);
-        if handles.is_empty() && bytes.len() as u64 <= self.state.room.load(Ordering::Relaxed) {
-            self.write_inline(bytes);
+        let from = self.result_from();
+        if handles.is_empty() && bytes.len() <= self.room().saturating_sub(from) {
+            self.write_inline(from, bytes);
+            points::point("pool.result-written");
         } else {
             let mut loan = Loan::new(self.arena, bytes.len(), handles)?;
             loan.copy_from_slice(bytes);
@@ -353,7 +393,7 @@ impl TaskView {
         }
         let flags = if from == QUEUED {
             // A worker may claim it at this moment; only when it was not does the outcome belong to us.
-            let flags = self.change(QUEUED, RUNNING)?;
+            let flags = self.change_for(QUEUED, RUNNING, Some(NO_SEAT))?;
             self.state.outcome.store(outcome as u32, Ordering::Relaxed);
             self.change(RUNNING, DONE).or(Some(flags))
         } else {

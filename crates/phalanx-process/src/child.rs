@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use phalanx_shm::{ExitRecord, session_if_any};
+use phalanx_shm::{ExitRecord, LookAgain, session_if_any};
 use phalanx_sys::clock::Deadline;
 use phalanx_sys::event::Epoll;
 use phalanx_sys::pidfd::{ExitStatus, PidFd, Polled};
@@ -158,6 +158,8 @@ impl Child {
 
     /// Collects the child's end if it has come: sweeps what it held, then tells everybody who waits.
     pub(crate) fn try_reap(self: &Arc<Self>) -> Option<ExitStatus> {
+        // The reaper may wait for `end`: nobody else would see the death of whoever holds a lock we need.
+        let _looking = LookAgain::new();
         let mut end = lock(&self.end);
         if end.status.is_some() || !self.is_mine() {
             return end.status;

@@ -194,6 +194,8 @@ pub(crate) fn children() -> Vec<Arc<Child>> {
 
 fn run() {
     phalanx_sys::process::set_name("phalanx-reaper");
+    // The next death is for this thread to see, whatever it sleeps on.
+    let _looking = phalanx_shm::LookAgain::new();
     // The table outlives the thread: it is only replaced in a forked child, which has no such thread.
     let epoll = {
         let guard = reaper();

@@ -566,7 +566,7 @@ impl Arena {
     ) -> Result<(usize, u64), AllocError> {
         let header = self.header();
         // A dead owner left nothing: what it prepared was never counted and is prepared again.
-        let _ = header.carve.lock_forever();
+        let _ = header.carve.lock_looking();
         let carved = self.carve_locked(class, spans, prepare);
         header.carve.unlock();
         carved
@@ -949,7 +949,7 @@ impl Arena {
     /// Makes the hints true again after a death: bits of free blocks, chains, counters.
     pub(crate) fn repair_hints(&self) {
         let header = self.header();
-        let _ = header.carve.lock_forever();
+        let _ = header.carve.lock_looking();
         let end = self.spans_taken();
         let mut free = [0_u32; SMALL.len() + LARGE];
         let mut chains = [0_u32; SMALL.len() + LARGE];

@@ -276,7 +276,7 @@ impl Arena {
     }
 
     fn lock_registry(&self) {
-        if self.header().registry.lock_forever() == Acquired::OwnerDied {
+        if self.header().registry.lock_looking() == Acquired::OwnerDied {
             self.undo();
         }
     }

@@ -20,8 +20,9 @@
 //! Two wakes could die with the process that owes them, and neither is found in the word: the one of an unlocker killed
 //! between clearing the word and waking, and the one handed to a waiter killed before it took the lock. Both processes
 //! have the word in their [`Interest`] list at that moment, and the sweeper wakes everybody who sleeps on a word the dead
-//! one was interested in. So sleeping needs no second look by a timer, but for one sleeper: a process that sweeps would
-//! itself have to notice that the owner of the lock it sleeps on died, so it looks every now and then.
+//! one was interested in. So sleeping needs no second look by a timer, but for those whom a sweeper may wait for, who would
+//! wait for the sweeper in turn: threads that sweep, or collect the dead ([`LookAgain`]), and any sleeper on the arena's own
+//! locks ([`RawLock::lock_looking`]), which are taken with locks of the process held. They look every now and then.
 //!
 //! The three-state futex mutex is Ulrich Drepper's ("Futexes Are Tricky", 2011); owner and death are ours.
 
@@ -101,8 +102,35 @@ impl Scope for Shared {
     }
 
     fn looks_again() -> bool {
-        // The reaper, in a sweep: the next death is for it to see.
-        sweep::sweeping().is_some()
+        // The reaper, in a sweep or at the rest of its work: the next death is for it to see.
+        LOOKS_AGAIN.get() > 0 || sweep::sweeping().is_some()
+    }
+}
+
+thread_local! {
+    static LOOKS_AGAIN: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+/// While it lives, the calling thread looks every now and then whether the owner of a lock it sleeps on has died.
+///
+/// For threads that collect dead processes, or hold something that such a thread waits for: who else would sweep, and wake
+/// them? Everybody else is woken.
+#[must_use = "the thread looks again only while this lives"]
+#[derive(Debug)]
+pub struct LookAgain(PhantomData<*const ()>);
+
+impl LookAgain {
+    /// Begins to look.
+    #[expect(clippy::new_without_default, reason = "it acts")]
+    pub fn new() -> Self {
+        LOOKS_AGAIN.set(LOOKS_AGAIN.get() + 1);
+        Self(PhantomData)
+    }
+}
+
+impl Drop for LookAgain {
+    fn drop(&mut self) {
+        LOOKS_AGAIN.set(LOOKS_AGAIN.get() - 1);
     }
 }
 
@@ -279,6 +307,21 @@ impl<S: Scope> RawLock<S> {
         }
     }
 
+    /// As [`lock_forever`](Self::lock_forever), for a lock that is taken with locks of the process held: the thread that
+    /// would sweep a dead owner may wait for one of those.
+    #[inline]
+    pub(crate) fn lock_looking(&self) -> Acquired {
+        if self
+            .word
+            .compare_exchange(0, S::token(), Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+        {
+            return Acquired::Clean;
+        }
+        let _looking = LookAgain::new();
+        self.lock_forever()
+    }
+
     /// Takes the lock if it is free now.
     #[inline]
     pub fn try_lock(&self) -> Option<Acquired> {
@@ -289,7 +332,8 @@ impl<S: Scope> RawLock<S> {
                 now,
                 me | now & CONTENDED,
                 Ordering::Acquire,
-                Ordering::Relaxed,
+                // As in `lock_contended`.
+                Ordering::Acquire,
             ) {
                 Ok(_) if now & DIED != 0 => return Some(Acquired::OwnerDied),
                 Ok(_) => return Some(Acquired::Clean),
@@ -328,7 +372,8 @@ impl<S: Scope> RawLock<S> {
         let _interest = S::interest(&self.word);
         let mut slept = 0;
         loop {
-            let now = self.word.load(Ordering::Relaxed);
+            // Acquire: what we see of the owner's process is not older than its hold.
+            let now = self.word.load(Ordering::Acquire);
             let Some(owner) = Owner::of(now) else {
                 let mine = me | (now & CONTENDED) | slept;
                 if self

@@ -89,7 +89,7 @@ fn start_root(arena: &Arena) -> Result<(), OpenError> {
         .reserve_slot_for(0)
         .map_err(|error| OpenError::Io(std::io::Error::other(error)))?;
     arena.occupy_slot(slot)?;
-    token::set_slot(slot);
+    token::set_slot(slot, arena.generation_of(slot));
     Ok(())
 }
 
@@ -108,7 +108,7 @@ pub fn adopt(file: OwnedFd, slot: u16) -> Result<&'static Arena, OpenError> {
         return Err(OpenError::Foreign("the slot number is out of range"));
     }
     arena.occupy_slot(slot)?;
-    token::set_slot(slot);
+    token::set_slot(slot, arena.generation_of(slot));
     let _ = ARENA.set(arena);
     install_fork_hooks();
     ARENA
@@ -173,7 +173,7 @@ fn occupy(arena: &'static Arena, slot: u16) {
     if let Err(error) = arena.occupy_slot(slot) {
         panic!("a forked child cannot join the process tree: {error}");
     }
-    token::set_slot(slot);
+    token::set_slot(slot, arena.generation_of(slot));
     arena.rebuild_holds();
 }
 

@@ -10,6 +10,10 @@
 //! State and "by" (in a reserved slot: the parent) share one word, so that exactly one process sweeps, and a start whose
 //! parent died is found. A slot is reused only after its sweep, which is
 //! why a slot number in a lock word cannot mean two processes.
+//!
+//! Beside them stands a generation, one up with each reservation: whoever looked at the slot, was preempted, and acts on
+//! what it saw when another process is there already, fails its compare-exchange. The processes of one slot number their
+//! threads from different places for the same reason, see [`crate::token`].
 
 use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Word, points};
 use phalanx_sys::{pidfd::PidFd, process};
@@ -22,6 +26,9 @@ use crate::token;
 pub const MAX_PROCESSES: usize = 16_383;
 
 pub(crate) const INTERESTS: usize = 32;
+
+const GENERATION: u32 = 0xfffc;
+const ONE_GENERATION: u32 = 4;
 
 const FREE: u32 = 0;
 const RESERVED: u32 = 1;
@@ -45,7 +52,7 @@ pub enum SlotState {
 #[derive(Debug)]
 #[repr(C, align(512))]
 pub(crate) struct Slot {
-    /// State in bits 0–1; in bits 16–31 the slot of who sweeps, or of the parent that reserved it.
+    /// State in bits 0–1, generation in bits 2–15; in bits 16–31 the slot of who sweeps, or of the parent that reserved it.
     pub(crate) state: Word,
     pub(crate) pid: AtomicU32,
     /// When it joined the tree, in nanoseconds since boot: with the pid a name for good.
@@ -146,7 +153,7 @@ impl Slot {
         self.state
             .compare_exchange(
                 now,
-                SWEEPING | u32::from(by) << 16,
+                SWEEPING | now & GENERATION | u32::from(by) << 16,
                 Ordering::AcqRel,
                 Ordering::Relaxed,
             )
@@ -168,8 +175,9 @@ impl Slot {
         for entry in &self.interests {
             entry.store(0, Ordering::Relaxed);
         }
-        // Release: the next user of the slot finds it empty.
-        self.state.store(FREE, Ordering::Release);
+        // Only its sweeper writes to the word now. Release: the next user of the slot finds it empty.
+        let generation = self.state.load(Ordering::Relaxed) & GENERATION;
+        self.state.store(FREE | generation, Ordering::Release);
     }
 }
 
@@ -197,15 +205,18 @@ impl Arena {
                     .fetch_max(slot as u32, Ordering::AcqRel);
             }
             let entry = self.slot(slot as u16);
-            if entry
-                .state
-                .compare_exchange(
-                    FREE,
-                    RESERVED | parent << 16,
-                    Ordering::AcqRel,
-                    Ordering::Relaxed,
-                )
-                .is_ok()
+            let now = entry.state.load(Ordering::Acquire);
+            let generation = now.wrapping_add(ONE_GENERATION) & GENERATION;
+            if now & 3 == FREE
+                && entry
+                    .state
+                    .compare_exchange(
+                        now,
+                        RESERVED | generation | parent << 16,
+                        Ordering::AcqRel,
+                        Ordering::Relaxed,
+                    )
+                    .is_ok()
             {
                 points::point("slot.reserved");
                 entry.exit.store(0, Ordering::Relaxed);
@@ -276,14 +287,24 @@ impl Arena {
             .store(process::since_boot(), Ordering::Relaxed);
         entry.pid.store(pid, Ordering::Relaxed);
         // Release: whoever sees the slot live sees pid and start time.
-        let mine = entry
-            .state
-            .compare_exchange(now, LIVE, Ordering::AcqRel, Ordering::Relaxed);
+        let mine = entry.state.compare_exchange(
+            now,
+            LIVE | now & GENERATION,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
         if mine.is_err() {
             return Err(OpenError::Abandoned);
         }
+        // Whoever sees a lock of ours sees us alive.
+        phalanx_prim::fence(Ordering::Release);
         entry.state.wake(u32::MAX, phalanx_prim::Scope::Shared);
         Ok(())
+    }
+
+    /// Returns which process in this slot it is: the number of reservations so far, in 14 bits.
+    pub(crate) fn generation_of(&self, slot: u16) -> u32 {
+        (self.slot(slot).state.load(Ordering::Acquire) & GENERATION) / ONE_GENERATION
     }
 
     /// Returns the table's line of a slot.
@@ -340,19 +361,22 @@ impl Arena {
             return false;
         }
         let entry = self.slot(slot);
-        match entry.kind() {
-            SlotState::Free | SlotState::Sweeping => return true,
+        let now = entry.state.load(Ordering::Acquire);
+        match now & 3 {
+            FREE | SWEEPING => return true,
             // Its parent answers for it until it has started.
-            SlotState::Reserved => return false,
-            SlotState::Live => {}
+            RESERVED => return false,
+            _ => {}
         }
         let pid = entry.pid.load(Ordering::Acquire);
         let joined_at = entry.joined_at.load(Ordering::Relaxed);
-        match PidFd::open(pid) {
+        let gone = match PidFd::open(pid) {
             Ok(fd) => fd.is_dead() || process::was_there(pid, joined_at).is_ok_and(|was| !was),
             // No such process. Out of descriptors is no proof of death.
             Err(error) => error.raw_os_error() == Some(3),
-        }
+        };
+        // Another process may be in the slot by now; then somebody swept, and woke whoever waits for that.
+        gone && entry.state.load(Ordering::Acquire) & GENERATION == now & GENERATION
     }
 
     pub(crate) fn note_interest(&'static self, word: &Word) -> Option<InterestEntry> {

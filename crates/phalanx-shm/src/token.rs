@@ -9,6 +9,11 @@
 //!
 //! The slot stands for pid *and* start time: it is given to another process only after everything the old one held was
 //! returned, so a recycled pid is never taken for the owner.
+//!
+//! Whoever takes a lock over from a dead owner looked at the word before it looked at the process, and may be preempted in
+//! between for long: by the time of its compare-exchange the slot may have a new process, which may hold the very same
+//! lock. So that the word differs then, each process of a slot begins to count the threads of its shared tokens
+//! elsewhere ([`turned`]), and comes to the same place again after thousands of processes only.
 
 use std::cell::Cell;
 use std::sync::Mutex;
@@ -21,6 +26,8 @@ const ORDINAL_MASK: u32 = 0xffff;
 
 /// The slot of this process; 0 until it has joined a tree. Not modelled: a static cannot be.
 static SLOT: phalanx_prim::global::AtomicU32 = phalanx_prim::global::AtomicU32::new(0);
+/// Which process of its slot this one is. Written before [`SLOT`].
+static GENERATION: phalanx_prim::global::AtomicU32 = phalanx_prim::global::AtomicU32::new(0);
 /// The slot this process's parent had when it was forked, for the child to name as its parent.
 static FORKED_FROM: phalanx_prim::global::AtomicU32 = phalanx_prim::global::AtomicU32::new(0);
 
@@ -68,8 +75,25 @@ thread_local! {
 pub struct Owner {
     /// Process slot, 0 for a private lock.
     pub slot: u16,
-    /// Thread ordinal within that process.
+    /// Thread ordinal within that process; in a shared lock counted from another place by each process of a slot.
     pub thread: u16,
+}
+
+/// How far apart two processes in a row of one slot begin to count: no divisor of the number of ordinals divides it.
+const TURN: u64 = 40_507;
+
+/// An ordinal, counted from where the processes of this generation begin.
+fn turned(ordinal: u32, generation: u32) -> u32 {
+    let most = u64::from(ORDINAL_MASK);
+    let at = (u64::from(ordinal) - 1 + u64::from(generation) * TURN) % most;
+    at as u32 + 1
+}
+
+fn turned_back(ordinal: u32, generation: u32) -> u32 {
+    let most = u64::from(ORDINAL_MASK);
+    let back = u64::from(generation) * TURN % most;
+    let at = (u64::from(ordinal) - 1 + most - back) % most;
+    at as u32 + 1
 }
 
 impl Owner {
@@ -79,6 +103,17 @@ impl Owner {
             slot: (token >> SLOT_SHIFT) as u16,
             thread: (token & ORDINAL_MASK) as u16,
         })
+    }
+
+    /// Returns the number of the thread within its process, from 1, in the order in which threads first used a lock.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        match (self.slot, session::session_if_any()) {
+            (0, _) | (_, None) => self.thread,
+            (slot, Some(arena)) => {
+                turned_back(u32::from(self.thread).max(1), arena.generation_of(slot)) as u16
+            }
+        }
     }
 }
 
@@ -137,7 +172,9 @@ pub fn shared_token() -> u32 {
 
 #[cold]
 fn shared_token_first() -> u32 {
-    let token = u32::from(current_slot()) << SLOT_SHIFT | local_token();
+    let slot = u32::from(current_slot());
+    let generation = GENERATION.load(phalanx_prim::global::Ordering::Relaxed);
+    let token = slot << SLOT_SHIFT | turned(local_token(), generation);
     SHARED.set(token);
     token
 }
@@ -149,7 +186,7 @@ fn shared_token_first() -> u32 {
 /// If the arena cannot be made or has no process slot left.
 #[must_use]
 pub fn current_slot() -> u16 {
-    match SLOT.load(phalanx_prim::global::Ordering::Relaxed) {
+    match SLOT.load(phalanx_prim::global::Ordering::Acquire) {
         0 => session::join_tree(),
         slot => slot as u16,
     }
@@ -166,9 +203,11 @@ pub(crate) fn slot_if_joined() -> u16 {
     SLOT.load(phalanx_prim::global::Ordering::Relaxed) as u16
 }
 
-pub(crate) fn set_slot(slot: u16) {
+pub(crate) fn set_slot(slot: u16, generation: u32) {
     SHARED.set(0);
-    SLOT.store(u32::from(slot), phalanx_prim::global::Ordering::Relaxed);
+    GENERATION.store(generation, phalanx_prim::global::Ordering::Relaxed);
+    // Release: pairs with the Acquire in `current_slot`.
+    SLOT.store(u32::from(slot), phalanx_prim::global::Ordering::Release);
 }
 
 pub(crate) fn forked_from() -> u16 {
@@ -214,6 +253,24 @@ mod tests {
         let word = 1 << 31 | 5 << SLOT_SHIFT | 7;
         assert_eq!(Owner::of(word), Some(Owner { slot: 5, thread: 7 }));
         assert_eq!(Owner::of(1 << 31 | 1 << 30), None);
+    }
+
+    #[test]
+    fn processes_of_one_slot_count_their_threads_from_different_places() {
+        let first: Vec<u32> = (0..1 << 14)
+            .map(|generation| turned(1, generation))
+            .collect();
+        let mut distinct = first.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), first.len());
+        for generation in [0, 1, 2, 999, (1 << 14) - 1] {
+            for ordinal in [1, 2, 77, ORDINAL_MASK] {
+                let there = turned(ordinal, generation);
+                assert!((1..=ORDINAL_MASK).contains(&there));
+                assert_eq!(turned_back(there, generation), ordinal);
+            }
+        }
     }
 
     #[test]

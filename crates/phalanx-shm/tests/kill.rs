@@ -594,6 +594,44 @@ fn a_sweeper_that_dies_is_replaced() {
 }
 
 #[test]
+fn the_next_process_of_a_slot_has_other_tokens() {
+    let _alone = alone();
+    let _dog = watchdog(Duration::from_secs(60));
+    let arena = start();
+    let tokens = arena.alloc(8 * 200, Kind::Bytes).unwrap();
+    fill(arena, tokens, 8 * 200, 0);
+    let at = arena
+        .region()
+        .at(tokens.offset(), 8 * 200)
+        .cast::<AtomicU64>();
+    // SAFETY: 200 atomics fill the block, which is aligned to 64 bytes and zeroed.
+    let seen = unsafe { std::slice::from_raw_parts(at.as_ptr(), 200) };
+    for place in seen {
+        let (child, slot) = member(arena, || {
+            let lock = RawLock::<Shared>::new();
+            let _ = lock.lock_forever();
+            let owner = lock.owner().unwrap();
+            let number = phalanx_shm::local_token() as u16;
+            assert_eq!((owner.slot, owner.number()), (current_slot(), number));
+            place.store(u64::from(phalanx_shm::shared_token()), Ordering::Release);
+        });
+        assert!(child.wait().is_success());
+        sweep(arena, slot);
+    }
+    let mut all: Vec<u64> = seen
+        .iter()
+        .map(|token| token.load(Ordering::Acquire))
+        .collect();
+    arena.free(tokens);
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 200, "a token came again");
+    let mut slots: Vec<u64> = all.iter().map(|token| token >> 16).collect();
+    slots.dedup();
+    assert!(slots.len() < 50, "slots are not reused: nothing was tested");
+}
+
+#[test]
 fn a_slot_is_never_swept_while_its_process_lives() {
     let _alone = alone();
     let _dog = watchdog(Duration::from_secs(60));

@@ -159,7 +159,7 @@ fn owner_of(owner: Owner) -> LockOwner {
     };
     LockOwner {
         pid,
-        thread: owner.thread,
+        thread: owner.number(),
     }
 }
 

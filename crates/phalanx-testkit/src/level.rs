@@ -35,6 +35,20 @@ impl Level {
         }
     }
 
+    /// Counts once nothing has changed for a while: what ended before may still be cleared away on other threads.
+    #[must_use]
+    pub fn settled(blocks: impl Fn() -> usize) -> Self {
+        let mut level = Self::now(blocks());
+        let mut calm = 0;
+        while calm < 20 {
+            std::thread::sleep(Duration::from_millis(5));
+            let now = Self::now(blocks());
+            calm = if now == level { calm + 1 } else { 0 };
+            level = now;
+        }
+        level
+    }
+
     /// Asserts that everything is back at this level.
     ///
     /// What ends on other threads (a reaper closing a descriptor) gets two seconds to do so.
