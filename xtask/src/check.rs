@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::sh::{Outcome, Sh};
-use crate::{rooms, terrace};
+use crate::{python, rooms, terrace};
 
 /// Another machine the code must at least compile for.
 const OTHER_TARGET: &str = "aarch64-unknown-linux-gnu";
@@ -22,19 +22,19 @@ const STEPS: [(&str, Step); 6] = [
         Sh::cargo(&["fmt", "--all", "--check"]).run().map(done)
     }),
     ("clippy", || {
-        Sh::cargo(&[
+        for_python(Sh::cargo(&[
             "clippy",
             "--workspace",
             "--all-targets",
             "--",
             "-D",
             "warnings",
-        ])
+        ]))?
         .run()
         .map(done)
     }),
     ("docs", || {
-        Sh::cargo(&["doc", "--workspace", "--no-deps"])
+        for_python(Sh::cargo(&["doc", "--workspace", "--no-deps"]))?
             .env("RUSTDOCFLAGS", "-D warnings")
             .run()
             .map(done)
@@ -72,6 +72,15 @@ pub(crate) fn check(only: &[String]) -> Outcome {
     Err(format!("check found\n{}", failed.join("\n")))
 }
 
+/// The bindings are compiled for an interpreter: the one in use.
+fn for_python(sh: Sh) -> Outcome<Sh> {
+    let interpreter = python::Interpreter::find()?;
+    Ok(match interpreter.for_cargo() {
+        Some((name, value)) => sh.env(name, value),
+        None => sh,
+    })
+}
+
 fn done((): ()) -> Skipped {
     None
 }
@@ -79,6 +88,11 @@ fn done((): ()) -> Skipped {
 fn other_target() -> Outcome<Skipped> {
     match install(OTHER_TARGET) {
         Ok(()) => Sh::cargo(&["check", "--workspace", "--target", OTHER_TARGET])
+            // The bindings cannot ask an interpreter of another machine.
+            .env(
+                "PYO3_CROSS_PYTHON_VERSION",
+                python::Interpreter::find()?.minor(),
+            )
             .run()
             .map(done),
         Err(reason) => Ok(Some(reason)),

@@ -7,6 +7,7 @@
 mod bench;
 mod check;
 mod deep;
+mod python;
 mod rooms;
 mod sh;
 mod terrace;

@@ -80,6 +80,12 @@ impl Sh {
         self
     }
 
+    /// Sets a variable that is of no interest to whoever pastes the command.
+    pub(crate) fn env_unseen(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// Shows the command, runs it, and fails with its name when it fails.
     pub(crate) fn run(mut self) -> Outcome {
         println!("\n$ {}", self.shown);

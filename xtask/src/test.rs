@@ -1,6 +1,7 @@
 //! `cargo xtask demo` and `cargo xtask test`: the two commands that work on a clean clone.
 
-use crate::sh::{Outcome, Sh, root};
+use crate::python;
+use crate::sh::{Outcome, Sh};
 
 /// Checks what the engine needs of the machine and downloads the dependencies.
 ///
@@ -47,6 +48,19 @@ pub(crate) fn demo(args: &[String]) -> Outcome {
 /// The example programs are run by the tests of their own package, with small inputs.
 pub(crate) fn test(packages: &[String]) -> Outcome {
     set_up()?;
+    let everything = packages.is_empty();
+    // A library for an interpreter has no tests that cargo could run.
+    let (python, rust): (Vec<_>, Vec<_>) = packages.iter().partition(|one| *one == python::CRATE);
+    if everything || !rust.is_empty() {
+        rust_tests(&rust)?;
+    }
+    if everything || !python.is_empty() {
+        python::test()?;
+    }
+    Ok(())
+}
+
+fn rust_tests(packages: &[&String]) -> Outcome {
     let mut scope: Vec<&str> = Vec::new();
     for package in packages {
         scope.extend(["--package", package]);
@@ -65,25 +79,11 @@ pub(crate) fn test(packages: &[String]) -> Outcome {
             .args(&scope)
             .run()?;
         // nextest does not run these; the libraries are built already.
-        Sh::cargo(&["test", "--doc"]).args(&scope).run()?;
+        Sh::cargo(&["test", "--doc"]).args(&scope).run()
     } else {
         println!(
             "\ncargo-nextest is not installed: cargo test runs instead, and a hang is ended by each test's own watchdog"
         );
-        Sh::cargo(&["test", "--no-fail-fast"]).args(&scope).run()?;
+        Sh::cargo(&["test", "--no-fail-fast"]).args(&scope).run()
     }
-    if packages.is_empty() {
-        python()
-    } else {
-        Ok(())
-    }
-}
-
-/// Runs the Python face's own suite, where there is one.
-fn python() -> Outcome {
-    let suite = "python/run_tests.py";
-    if root().join(suite).is_file() {
-        Sh::new("python3", &[suite]).run()?;
-    }
-    Ok(())
 }

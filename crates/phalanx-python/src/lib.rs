@@ -1,6 +1,6 @@
 //! The Python face: the extension module `phalanx._engine`.
 //!
-//! One file per class and no algorithms: mechanism is in the crates below. [`door`] is the only place that lets the
+//! One file per class and no algorithms: mechanism is in the crates below. `door` is the only place that lets the
 //! interpreter's lock go, hears signals, and turns the engine's errors into Python's.
 #![warn(missing_docs)]
 

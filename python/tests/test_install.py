@@ -1,0 +1,21 @@
+"""``install()`` as such: harmless twice, undone, and cheap on import."""
+
+import subprocess
+import sys
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_import_starts_nothing():
+    code = "import phalanx, os; print(len(os.listdir('/proc/self/task')), phalanx._engine.has_session())"
+    assert run(code) == "1 False\n"
+
+
+def test_install_is_told_and_undone():
+    code = "import phalanx as p; p.install(); p.install(); print(p.installed()); p.uninstall(); print(p.installed())"
+    assert run(code) == "True\nFalse\n"
