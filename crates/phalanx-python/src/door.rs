@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use phalanx_prim::Deadline;
 use phalanx_shm::{AllocError, OpenError, Patience, StaleHandle, WaitError};
+use phalanx_sync::CreateError;
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
@@ -82,12 +83,21 @@ pub(crate) fn blocking<T: Send>(
 /// An error of the engine as an exception.
 pub(crate) fn raise(error: impl Into<EngineError>) -> PyErr {
     match error.into() {
-        EngineError::Alloc(error @ (AllocError::OutOfMemory { .. } | AllocError::Exhausted { .. })) => {
-            PyMemoryError::new_err(error.to_string())
-        }
+        EngineError::Alloc(
+            error @ (AllocError::OutOfMemory { .. } | AllocError::Exhausted { .. }),
+        ) => PyMemoryError::new_err(error.to_string()),
         EngineError::Alloc(error) => PyOSError::new_err(error.to_string()),
         EngineError::Open(error) => PyOSError::new_err(error.to_string()),
         EngineError::Stale(error) => PyRuntimeError::new_err(error.to_string()),
+    }
+}
+
+/// An object that could not be made, as an exception.
+pub(crate) fn create_error(error: CreateError) -> PyErr {
+    match error {
+        CreateError::Alloc(error) => raise(error),
+        CreateError::Session(error) => raise(error),
+        error => PyValueError::new_err(error.to_string()),
     }
 }
 

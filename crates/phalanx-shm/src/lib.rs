@@ -23,7 +23,9 @@ pub use block::{BlockRef, Kind, NOBODY, OBJECT, TRANSIT};
 pub use error::{AllocError, OpenError, StaleHandle};
 pub use hold::{Held, HoldOrAlloc};
 pub use region::Region;
-pub use robust::{Acquired, Brief, Interest, Local, Patience, RawLock, Scope, Shared, WaitError};
+pub use robust::{
+    Acquired, Brief, Interest, Local, Patience, RawLock, Scope, Shared, WaitError, taken_from,
+};
 pub use session::{
     SessionOptions, adopt, adopt_forked, on_join, session, session_if_any, session_options,
 };
