@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use phalanx_prim::Deadline;
 use phalanx_shm::{AllocError, OpenError, Patience, StaleHandle, WaitError};
+use phalanx_sync::CreateError;
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
@@ -88,6 +89,15 @@ pub(crate) fn raise(error: impl Into<EngineError>) -> PyErr {
         EngineError::Alloc(error) => PyOSError::new_err(error.to_string()),
         EngineError::Open(error) => PyOSError::new_err(error.to_string()),
         EngineError::Stale(error) => PyRuntimeError::new_err(error.to_string()),
+    }
+}
+
+/// An object that could not be made, as an exception.
+pub(crate) fn create_error(error: CreateError) -> PyErr {
+    match error {
+        CreateError::Alloc(error) => raise(error),
+        CreateError::Session(error) => raise(error),
+        error => PyValueError::new_err(error.to_string()),
     }
 }
 

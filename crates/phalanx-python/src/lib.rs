@@ -5,6 +5,8 @@
 #![warn(missing_docs)]
 
 mod door;
+mod handle;
+mod semlock;
 mod session;
 
 use pyo3::prelude::*;
@@ -13,6 +15,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    semlock::register(module)?;
     session::register(module)?;
     Ok(())
 }

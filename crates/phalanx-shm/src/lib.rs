@@ -25,6 +25,7 @@ pub use hold::{Held, HoldOrAlloc};
 pub use region::Region;
 pub use robust::{
     Acquired, Brief, Interest, Local, LookAgain, Patience, RawLock, Scope, Shared, WaitError,
+    taken_from,
 };
 pub use session::{
     SessionOptions, adopt, adopt_forked, on_join, session, session_if_any, session_options,

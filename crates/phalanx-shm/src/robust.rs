@@ -50,6 +50,11 @@ pub trait Scope: Send + Sync + 'static {
     /// Returns `true` if the process of this owner is known to be gone. Asks the kernel: not for the hot path.
     fn is_dead(owner: Owner) -> bool;
 
+    /// Returns the process id of this owner, 0 where there is only one process or the process is gone.
+    fn pid_of(_: Owner) -> u32 {
+        0
+    }
+
     /// Records that this process sleeps on `word` or owes its sleepers a wake; see [`Interest`].
     fn interest(word: &Word) -> Interest;
 
@@ -95,6 +100,10 @@ impl Scope for Shared {
 
     fn is_dead(owner: Owner) -> bool {
         session::session_if_any().is_some_and(|arena| arena.process_is_gone(owner.slot))
+    }
+
+    fn pid_of(owner: Owner) -> u32 {
+        session::session_if_any().map_or(0, |arena| arena.process(owner.slot).pid)
     }
 
     fn interest(word: &Word) -> Interest {
@@ -221,6 +230,18 @@ pub enum WaitError {
     Interrupted,
 }
 
+thread_local! {
+    static TAKEN_FROM: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+/// Returns and forgets the process id of the dead owner that the calling thread took a lock from, if it took one before the
+/// owner was swept. What the sweeper noted is with the object the lock belongs to.
+#[must_use]
+pub fn taken_from() -> Option<u32> {
+    let pid = TAKEN_FROM.replace(0);
+    (pid != 0).then_some(pid)
+}
+
 /// How a lock came to its new owner.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -335,7 +356,10 @@ impl<S: Scope> RawLock<S> {
                 // As in `lock_contended`.
                 Ordering::Acquire,
             ) {
-                Ok(_) if now & DIED != 0 => return Some(Acquired::OwnerDied),
+                Ok(_) if now & DIED != 0 => {
+                    TAKEN_FROM.set(0);
+                    return Some(Acquired::OwnerDied);
+                }
                 Ok(_) => return Some(Acquired::Clean),
                 Err(seen) if Owner::of(seen).is_none() && seen != now => now = seen,
                 Err(seen) => {
@@ -350,9 +374,16 @@ impl<S: Scope> RawLock<S> {
     }
 
     fn take_over(&self, seen: u32, me: u32) -> bool {
-        self.word
+        // Before it is swept and forgotten.
+        let pid = Owner::of(seen).map_or(0, S::pid_of);
+        let taken = self
+            .word
             .compare_exchange(seen, me | CONTENDED, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
+            .is_ok();
+        if taken {
+            TAKEN_FROM.set(pid);
+        }
+        taken
     }
 
     #[cold]
@@ -382,6 +413,7 @@ impl<S: Scope> RawLock<S> {
                     .is_ok()
                 {
                     return Ok(if now & DIED != 0 {
+                        TAKEN_FROM.set(0);
                         Acquired::OwnerDied
                     } else {
                         Acquired::Clean

@@ -21,6 +21,7 @@ use phalanx_shm::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Gate;
+use crate::handle::handle;
 use crate::holders::Holders;
 use crate::home::{CreateError, Home, Object, placed};
 
@@ -266,6 +267,8 @@ fn check(parties: u32) -> Result<(), CreateError> {
     }
     Ok(())
 }
+
+handle!(Barrier<Shared>, BarrierState<Shared>);
 
 impl Barrier<Shared> {
     /// Makes one for `parties` that any process of the tree can use.

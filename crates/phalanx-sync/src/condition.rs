@@ -24,6 +24,7 @@ use phalanx_shm::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Gate;
+use crate::handle::handle;
 use crate::home::{CreateError, Home, Object, placed};
 use crate::lock::Releasable;
 
@@ -231,6 +232,8 @@ impl<S: Home> ConditionState<S> {
 pub struct Condition<S: Home = Shared> {
     state: S::Ref<ConditionState<S>>,
 }
+
+handle!(Condition<Shared>, ConditionState<Shared>);
 
 impl Condition<Shared> {
     /// Makes one that any process of the tree can use.

@@ -18,6 +18,7 @@ use phalanx_prim::{Arc, Ordering, Spin, Word, points};
 use phalanx_shm::{Kind, KindOps, Local, Patience, Scope, Shared, WaitError, register_kind};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::handle::handle;
 use crate::home::{CreateError, Home, Object, placed};
 
 const SET: u32 = 1;
@@ -62,6 +63,8 @@ pub(crate) fn install() {
 pub struct Event<S: Home = Shared> {
     state: S::Ref<EventState<S>>,
 }
+
+handle!(Event<Shared>, EventState<Shared>);
 
 impl Event<Shared> {
     /// Makes one that any process of the tree can use; the flag is off.

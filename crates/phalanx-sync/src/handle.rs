@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use phalanx_shm::{BlockRef, Held, Kind, session};
+use phalanx_shm::{BlockRef, Held, HoldOrAlloc, Kind, session};
 use serde::{Deserialize, Deserializer, Serializer};
 
 thread_local! {
@@ -40,6 +40,67 @@ pub fn take_last_error() -> Option<String> {
     LAST_ERROR.take()
 }
 
+/// An object of the arena behind one of the typed handles, for faces that carry handles in formats of their own.
+pub trait Handle: Sized {
+    /// What its block says it is.
+    const KIND: Kind;
+
+    /// Returns the hold.
+    fn held(&self) -> &Held;
+
+    /// Makes a handle of a hold on an object of this kind.
+    fn from_held(held: Held) -> Self;
+}
+
+/// Makes the handles of a type whose state is an [`Object`](crate::Object).
+macro_rules! handle {
+    ($type:ty, $state:ty) => {
+        impl crate::handle::Handle for $type {
+            const KIND: phalanx_shm::Kind = <$state as phalanx_shm::Placed>::KIND;
+
+            fn held(&self) -> &phalanx_shm::Held {
+                self.state.held()
+            }
+
+            fn from_held(held: phalanx_shm::Held) -> Self {
+                crate::install();
+                Self {
+                    state: crate::Object::from_held(held),
+                }
+            }
+        }
+    };
+}
+pub(crate) use handle;
+
+/// Lets a further hold travel with what this thread serializes. Returns `false`, and does nothing, outside of [`collect`]:
+/// the caller then sees to it that the object lives until the number has become a hold elsewhere.
+///
+/// # Errors
+///
+/// [`HoldOrAlloc`] when the object is gone or there is no memory to note the hold.
+pub fn travel(held: &Held) -> Result<bool, HoldOrAlloc> {
+    if COLLECTED.with_borrow(Vec::is_empty) {
+        return Ok(false);
+    }
+    let travelling = held.arena().hold(held.block())?;
+    COLLECTED.with_borrow_mut(|levels| {
+        if let Some(level) = levels.last_mut() {
+            level.push(travelling);
+        }
+    });
+    Ok(true)
+}
+
+/// Makes a hold of a number that a handle of this kind was written as.
+///
+/// # Errors
+///
+/// The reason, as text: there is no such object any more, or it is of another kind.
+pub fn receive(kind: Kind, bits: u64) -> Result<Held, String> {
+    hold(kind, bits)
+}
+
 fn fail(text: String) -> String {
     LAST_ERROR.set(Some(text.clone()));
     text
@@ -51,23 +112,12 @@ fn fail(text: String) -> String {
 ///
 /// Outside of [`collect`]: a number in a file or a socket would name nothing.
 pub fn serialize<S: Serializer>(held: &Held, serializer: S) -> Result<S::Ok, S::Error> {
-    let inside = COLLECTED.with_borrow(|levels| !levels.is_empty());
-    if !inside {
-        return Err(serde::ser::Error::custom(fail(
-            "a phalanx handle can only be sent to a process of the same tree: as an argument or result of a task, or through a queue or pipe"
-                .to_owned(),
-        )));
-    }
-    let travelling = match held.arena().hold(held.block()) {
-        Ok(hold) => hold,
-        Err(error) => return Err(serde::ser::Error::custom(fail(error.to_string()))),
+    let text = match travel(held) {
+        Ok(true) => return serializer.serialize_u64(held.block().to_bits()),
+        Ok(false) => "a phalanx handle can only be sent to a process of the same tree: as an argument or result of a task, or through a queue or pipe".to_owned(),
+        Err(error) => error.to_string(),
     };
-    COLLECTED.with_borrow_mut(|levels| {
-        if let Some(level) = levels.last_mut() {
-            level.push(travelling);
-        }
-    });
-    serializer.serialize_u64(held.block().to_bits())
+    Err(serde::ser::Error::custom(fail(text)))
 }
 
 /// Reads a handle on an object of this kind.

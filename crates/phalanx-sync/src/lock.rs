@@ -12,6 +12,7 @@ use phalanx_shm::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::handle::handle;
 use crate::home::{CreateError, Home, Name, Object, placed};
 
 /// What a lock is made of.
@@ -19,6 +20,8 @@ use crate::home::{CreateError, Home, Name, Object, placed};
 #[repr(C)]
 pub struct LockState<S> {
     raw: RawLock<S>,
+    /// Process id of the last owner that died, noted by its sweeper.
+    victim: AtomicU32,
     name: Name,
 }
 placed!(LockState<S>, Lock, S);
@@ -30,6 +33,8 @@ pub struct RLockState<S> {
     raw: RawLock<S>,
     /// How often the owner holds it beyond the first time; the owner's alone.
     depth: AtomicU32,
+    /// Process id of the last owner that died, noted by its sweeper.
+    victim: AtomicU32,
     name: Name,
 }
 placed!(RLockState<S>, RLock, S);
@@ -40,7 +45,9 @@ pub(crate) fn install() {
         Kind::Lock,
         KindOps {
             recover: |arena, block, dead, wake| {
-                recover::<LockState<Shared>>(arena, block, dead, wake, |lock| &lock.raw)
+                recover::<LockState<Shared>>(arena, block, dead, wake, |lock| {
+                    (&lock.raw, &lock.victim)
+                })
             },
             destroy,
         },
@@ -49,7 +56,9 @@ pub(crate) fn install() {
         Kind::RLock,
         KindOps {
             recover: |arena, block, dead, wake| {
-                recover::<RLockState<Shared>>(arena, block, dead, wake, |lock| &lock.raw)
+                recover::<RLockState<Shared>>(arena, block, dead, wake, |lock| {
+                    (&lock.raw, &lock.victim)
+                })
             },
             destroy,
         },
@@ -61,13 +70,18 @@ fn recover<T: phalanx_shm::Placed>(
     block: BlockRef,
     dead: u16,
     wake_all: bool,
-    raw: fn(&T) -> &RawLock<Shared>,
+    parts: fn(&T) -> (&RawLock<Shared>, &AtomicU32),
 ) {
     let Ok(lock) = arena.view::<T>(block) else {
         return;
     };
-    if !raw(lock).owner_died(dead) && wake_all {
-        raw(lock).wake_all();
+    let (raw, victim) = parts(lock);
+    if raw.is_held_by(dead) {
+        // First: the next owner reads it as soon as it has the lock.
+        victim.store(arena.process(dead).pid, Ordering::Relaxed);
+    }
+    if !raw.owner_died(dead) && wake_all {
+        raw.wake_all();
     }
 }
 
@@ -306,6 +320,23 @@ macro_rules! lock_api {
                 self.state.raw.owner().map(owner_of)
             }
 
+            /// Returns the process id of the last owner that died, for who was just told [`Acquired::OwnerDied`]; 0 if it is
+            /// not known.
+            #[must_use]
+            pub fn victim(&self) -> u32 {
+                phalanx_shm::taken_from()
+                    .unwrap_or_else(|| self.state.victim.load(Ordering::Relaxed))
+            }
+
+            /// Returns `true` if a thread of this process holds the lock.
+            #[must_use]
+            pub fn is_ours(&self) -> bool {
+                self.state
+                    .raw
+                    .owner()
+                    .is_some_and(|owner| S::token() >> 16 == u32::from(owner.slot))
+            }
+
             /// Returns `true` if somebody holds the lock at this moment.
             #[must_use]
             pub fn is_locked(&self) -> bool {
@@ -376,8 +407,10 @@ pub struct Lock<S: Home = Shared> {
     pub(crate) state: S::Ref<LockState<S>>,
 }
 
+handle!(Lock<Shared>, LockState<Shared>);
 lock_api!(Lock, LockState, LockGuard, "Lock", |name| LockState {
     raw: RawLock::new(),
+    victim: AtomicU32::new(0),
     name: Name::new(name)
 });
 
@@ -433,9 +466,11 @@ pub struct RLock<S: Home = Shared> {
     state: S::Ref<RLockState<S>>,
 }
 
+handle!(RLock<Shared>, RLockState<Shared>);
 lock_api!(RLock, RLockState, RLockGuard, "RLock", |name| RLockState {
     raw: RawLock::new(),
     depth: AtomicU32::new(0),
+    victim: AtomicU32::new(0),
     name: Name::new(name)
 });
 
