@@ -9,7 +9,7 @@ import sys
 import threading
 
 # In this order: parents before those who derive from them.
-_MODULES: list[str] = []
+_MODULES: list[str] = ["phalanx.queues"]
 
 _lock = threading.Lock()
 # What was there before, newest last: (module, attribute, object).

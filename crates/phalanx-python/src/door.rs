@@ -82,9 +82,9 @@ pub(crate) fn blocking<T: Send>(
 /// An error of the engine as an exception.
 pub(crate) fn raise(error: impl Into<EngineError>) -> PyErr {
     match error.into() {
-        EngineError::Alloc(error @ (AllocError::OutOfMemory { .. } | AllocError::Exhausted { .. })) => {
-            PyMemoryError::new_err(error.to_string())
-        }
+        EngineError::Alloc(
+            error @ (AllocError::OutOfMemory { .. } | AllocError::Exhausted { .. }),
+        ) => PyMemoryError::new_err(error.to_string()),
         EngineError::Alloc(error) => PyOSError::new_err(error.to_string()),
         EngineError::Open(error) => PyOSError::new_err(error.to_string()),
         EngineError::Stale(error) => PyRuntimeError::new_err(error.to_string()),

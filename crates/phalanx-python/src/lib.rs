@@ -4,7 +4,12 @@
 //! interpreter's lock go, hears signals, and turns the engine's errors into Python's.
 #![warn(missing_docs)]
 
+mod buffers;
+mod codec;
 mod door;
+mod message;
+mod pickle;
+mod queue;
 mod session;
 
 use pyo3::prelude::*;
@@ -13,6 +18,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    queue::register(module)?;
     session::register(module)?;
     Ok(())
 }

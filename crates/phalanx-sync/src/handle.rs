@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use phalanx_shm::{BlockRef, Held, Kind, session};
+use phalanx_shm::{BlockRef, Held, HoldOrAlloc, Kind, session};
 use serde::{Deserialize, Deserializer, Serializer};
 
 thread_local! {
@@ -38,6 +38,34 @@ pub fn collect<T>(serialize: impl FnOnce() -> T) -> (T, Vec<Held>) {
 #[must_use]
 pub fn take_last_error() -> Option<String> {
     LAST_ERROR.take()
+}
+
+/// Lets a further hold travel with what this thread serializes. Returns `false`, and does nothing, outside of [`collect`]:
+/// the caller then sees to it that the object lives until the number has become a hold elsewhere.
+///
+/// # Errors
+///
+/// [`HoldOrAlloc`] when the object is gone or there is no memory to note the hold.
+pub fn travel(held: &Held) -> Result<bool, HoldOrAlloc> {
+    if COLLECTED.with_borrow(Vec::is_empty) {
+        return Ok(false);
+    }
+    let travelling = held.arena().hold(held.block())?;
+    COLLECTED.with_borrow_mut(|levels| {
+        if let Some(level) = levels.last_mut() {
+            level.push(travelling);
+        }
+    });
+    Ok(true)
+}
+
+/// Makes a hold of a number that a handle of this kind was written as.
+///
+/// # Errors
+///
+/// The reason, as text: there is no such object any more, or it is of another kind.
+pub fn receive(kind: Kind, bits: u64) -> Result<Held, String> {
+    hold(kind, bits)
 }
 
 fn fail(text: String) -> String {
