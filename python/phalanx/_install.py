@@ -11,6 +11,7 @@ import threading
 # In this order: parents before those who derive from them.
 _MODULES: list[str] = [
     "phalanx.synchronize",
+    "phalanx.queues",
 ]
 
 _lock = threading.Lock()

@@ -18,7 +18,7 @@ mod raw;
 mod reactor;
 mod select;
 
-pub use message::{Loan, Message};
+pub use message::{Kept, Loan, Message};
 pub use phalanx_sync::CreateError;
 pub use pipe::{Connection, Ends, pipe};
 pub use queue::{

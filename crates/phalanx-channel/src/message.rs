@@ -242,6 +242,70 @@ impl Message {
     }
 }
 
+/// A payload in the arena that lives as long as anybody holds it: a message that was received and is now referred to from
+/// several places, or one that is written once and read by many.
+///
+/// A forked child has its own hold on it, as on every object.
+#[derive(Debug)]
+pub struct Kept {
+    held: Held,
+    at: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the bytes are memory of the arena; who may write them is for the holders to agree on.
+unsafe impl Send for Kept {}
+// SAFETY: as above; the methods only read the fields.
+unsafe impl Sync for Kept {}
+
+impl Message {
+    /// Turns a message that is read in place into one that is held; gives it back if it lies on the heap.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] when there is no memory to note the hold; the message is lost then.
+    pub fn keep(self) -> Result<Result<Kept, Self>, AllocError> {
+        let Place::Block {
+            arena,
+            block,
+            at,
+            len,
+        } = self.place
+        else {
+            return Ok(Err(self));
+        };
+        let _ = ManuallyDrop::new(self);
+        let held = arena.publish(block)?;
+        Ok(Ok(Kept { held, at, len }))
+    }
+}
+
+impl Kept {
+    /// Returns the payload's address and length.
+    #[must_use]
+    pub fn bytes(&self) -> (NonNull<u8>, usize) {
+        (self.at, self.len)
+    }
+
+    /// Returns the hold on the block.
+    #[must_use]
+    pub fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// Makes a payload of a hold on its block.
+    #[must_use]
+    pub fn from_held(held: Held) -> Self {
+        let (arena, block) = (held.arena(), held.block());
+        let room = arena
+            .capacity_of(block)
+            .saturating_sub(payload_at(handles_of(arena, block)));
+        let len = (word(arena, block, 8) as usize).min(room);
+        let at = payload(arena, block, len);
+        Self { held, at, len }
+    }
+}
+
 impl Deref for Message {
     type Target = [u8];
 

@@ -4,9 +4,14 @@
 //! interpreter's lock go, hears signals, and turns the engine's errors into Python's.
 #![warn(missing_docs)]
 
+mod buffers;
+mod codec;
 mod door;
 mod handle;
 mod semlock;
+mod message;
+mod pickle;
+mod queue;
 mod session;
 
 use pyo3::prelude::*;
@@ -16,6 +21,7 @@ use pyo3::prelude::*;
 fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     semlock::register(module)?;
+    queue::register(module)?;
     session::register(module)?;
     Ok(())
 }
