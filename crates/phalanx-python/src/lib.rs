@@ -8,10 +8,10 @@ mod buffers;
 mod codec;
 mod door;
 mod handle;
-mod semlock;
 mod message;
 mod pickle;
 mod queue;
+mod semlock;
 mod session;
 
 use pyo3::prelude::*;
