@@ -40,8 +40,8 @@ const SMALL: [usize; 8] = [64, 128, 256, 512, 1024, 2048, 4096, 8192];
 const LARGE: usize = 26;
 /// Free large blocks keep this much memory together, so that a stream of large messages does not fault anew each time.
 const CACHE_MOST: u64 = 256 << 20;
-/// Before so many bytes are committed the system is asked whether it has them.
-const ASK_FROM: usize = 1 << 20;
+/// Before so many bytes are committed, at once or bit by bit, the system is asked whether it has them.
+const ASK_FROM: u64 = 1 << 20;
 
 /// What stands at offset 0. All zero but for what [`Arena::format`] writes is a valid initial state.
 #[repr(C)]
@@ -65,6 +65,8 @@ pub(crate) struct Header {
     pub(crate) undo: Undo,
     /// Bytes of memory that free large blocks keep (a hint).
     cached: AtomicU64,
+    /// Bytes committed since the system was asked last (a hint).
+    unasked: AtomicU64,
     classes: [Padded<Class>; SMALL.len() + LARGE],
 }
 
@@ -369,12 +371,26 @@ impl Arena {
     }
 
     fn commit(&self, offset: usize, len: usize) -> Result<(), AllocError> {
-        if len >= ASK_FROM && self.region.file().is_some() {
-            // Reserving beyond a control group's limit would call the out-of-memory killer: ask first.
-            let memory = limits::available_memory();
-            if (len as u64) > memory.available {
+        self.try_commit(offset, len).or_else(|_| {
+            // What free blocks keep for the next large message is wanted now.
+            self.trim();
+            self.try_commit(offset, len)
+        })
+    }
+
+    fn try_commit(&self, offset: usize, len: usize) -> Result<(), AllocError> {
+        let unasked = &self.header().unasked;
+        let sum = unasked.load(Ordering::Relaxed).saturating_add(len as u64);
+        if sum >= ASK_FROM && self.region.file().is_some() {
+            // Reserving beyond a control group's limit would call the out-of-memory killer: ask first, also for what is
+            // taken before the next time, and by others meanwhile.
+            let wanted = (len as u64).saturating_add(2 * ASK_FROM);
+            if wanted > limits::available_memory().available {
                 return Err(self.out_of_memory(len));
             }
+            unasked.store(0, Ordering::Relaxed);
+        } else {
+            unasked.store(sum, Ordering::Relaxed);
         }
         self.region
             .commit(offset, len)
