@@ -6,6 +6,7 @@
 
 mod door;
 mod session;
+mod ward;
 
 use pyo3::prelude::*;
 
@@ -14,5 +15,6 @@ use pyo3::prelude::*;
 fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     session::register(module)?;
+    ward::register(module)?;
     Ok(())
 }
