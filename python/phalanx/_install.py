@@ -8,15 +8,18 @@ import importlib
 import sys
 import threading
 
+from phalanx import _engine
+
 # In this order: parents before those who derive from them.
 _MODULES: list[str] = [
     "phalanx.synchronize",
     "phalanx.queues",
 ]
 
-_lock = threading.Lock()
-# What was there before, newest last: (module, attribute, object).
+_lock = threading.RLock()
+# What was there before, newest last: (object, attribute, value).
 _saved: list[tuple[object, str, object]] = []
+_hooked: list[tuple[object, str, object]] = []
 _installed = False
 
 
@@ -34,12 +37,13 @@ def install() -> None:
     with _lock:
         if _installed:
             return
+        hook()
         try:
-            for name in _MODULES:
-                for target, attribute, replacement in importlib.import_module(name).PATCHES:
-                    _replace(target, attribute, replacement)
+            for target, attribute, replacement in patches():
+                _replace(target, attribute, replacement, _saved)
         except BaseException:
-            _restore()
+            _restore(_saved)
+            _unhook()
             raise
         _installed = True
 
@@ -47,33 +51,58 @@ def install() -> None:
 def uninstall() -> None:
     """Put back what was there before ``install()``, in this process; children started from now on have the stock library.
 
-    Objects made meanwhile stay as they are. Without ``install()`` it does nothing.
+    Objects made meanwhile stay as they are, and still reach the children. Without ``install()`` it does nothing.
     """
     global _installed
     with _lock:
-        _restore()
+        if not _installed:
+            return
+        _restore(_saved)
+        _unhook()
         _installed = False
 
 
-def _replace(target: str, attribute: str, replacement: object) -> None:
-    if target.startswith("?"):
-        # Captured by a module at its import: only if that has happened.
-        module = sys.modules.get(target[1:])
-        if module is None:
+def hook() -> None:
+    """Let children started from now on find this process's shared objects, whichever the start method."""
+    with _lock:
+        if _hooked:
             return
-    else:
-        module = importlib.import_module(target)
+        from phalanx import _start
+
+        for target, attribute, replacement in _start.hooks():
+            _replace(target, attribute, replacement, _hooked)
+
+
+def patches() -> list[tuple[str, str, object]]:
+    """Return what ``install()`` puts in place of what, in order."""
+    return [patch for name in _MODULES for patch in importlib.import_module(name).PATCHES]
+
+
+def _unhook() -> None:
+    # With a session there may be shared objects, which have to go on reaching the children.
+    if not _engine.has_session():
+        _restore(_hooked)
+
+
+def _replace(target: str, attribute: str, replacement: object, saved: list[tuple[object, str, object]]) -> None:
+    name, _, inside = target.lstrip("?").partition(":")
+    # Captured by a module at its import: only if that has happened.
+    holder: object = sys.modules.get(name) if target.startswith("?") else importlib.import_module(name)
+    if holder is None:
+        return
+    if inside:
+        holder = getattr(holder, inside)
     missing = object()
-    before = module.__dict__.get(attribute, missing)
+    before = vars(holder).get(attribute, missing)
     if before is replacement:
         return
     if before is missing:
         raise AttributeError(f"{target} has no {attribute} to replace")
-    _saved.append((module, attribute, before))
-    setattr(module, attribute, replacement)
+    saved.append((holder, attribute, before))
+    setattr(holder, attribute, replacement)
 
 
-def _restore() -> None:
-    while _saved:
-        module, attribute, before = _saved.pop()
-        setattr(module, attribute, before)
+def _restore(saved: list[tuple[object, str, object]]) -> None:
+    while saved:
+        holder, attribute, before = saved.pop()
+        setattr(holder, attribute, before)

@@ -9,7 +9,7 @@ use phalanx_sys::{ids, process, tie};
 
 use crate::child::{Child, Parts};
 use crate::error::StartError;
-use crate::{entry, reaper, start, zygote};
+use crate::{entry, reaper, start, ward, zygote};
 
 /// The two returns of [`fork`].
 #[derive(Debug)]
@@ -91,6 +91,7 @@ extern "C" fn before() {
     let locks: Vec<Box<dyn std::any::Any>> = vec![
         Box::new(HOOKS.lock().unwrap_or_else(PoisonError::into_inner)),
         Box::new(zygote::freeze()),
+        Box::new(ward::freeze()),
         Box::new(reaper::freeze()),
     ];
     FROZEN.with_borrow_mut(|frozen| *frozen = locks);
@@ -98,6 +99,7 @@ extern "C" fn before() {
 
 extern "C" fn in_parent() {
     FROZEN.with_borrow_mut(Vec::clear);
+    ward::in_parent();
     run_hooks(|hooks| &hooks.parent);
     if phalanx_shm::session_if_any().is_some() {
         // The child may take a lock and die: somebody has to notice.
@@ -107,6 +109,8 @@ extern "C" fn in_parent() {
 
 extern "C" fn in_child() {
     FROZEN.with_borrow_mut(Vec::clear);
+    reaper::forget_pauses();
+    ward::in_child();
     run_hooks(|hooks| &hooks.child);
 }
 
@@ -167,6 +171,7 @@ pub(crate) unsafe fn fork_with(
     let slot = arena.reserve_slot()?;
     let made = tie::tie_pair().and_then(|(parent_end, child_end)| {
         entry::flush();
+        phalanx_shm::promise_slot(slot);
         // SAFETY: the caller's promise.
         let forked = unsafe { process::fork() }?;
         Ok((forked, parent_end, child_end))
@@ -196,7 +201,11 @@ pub(crate) fn become_child(slot: u16, tie: tie::ChildEnd) {
         eprintln!("phalanx: a forked child cannot be tied to its parent: {error}");
         process::exit_now(entry::REFUSED_CODE);
     }
-    phalanx_shm::adopt_forked(slot);
+    // Otherwise the parent died, and so do we in a moment.
+    if let Err(error) = phalanx_shm::adopt_forked(slot) {
+        eprintln!("phalanx: a forked child cannot join the process tree: {error}");
+        process::exit_now(entry::REFUSED_CODE);
+    }
 }
 
 impl ForkedChild {

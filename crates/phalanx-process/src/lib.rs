@@ -10,6 +10,7 @@ mod reaper;
 pub mod registry;
 mod start;
 mod task;
+mod ward;
 mod zygote;
 
 pub use child::Child;
@@ -20,6 +21,10 @@ pub use phalanx_sys::pidfd::ExitStatus;
 pub use phalanx_thread::panics::PanicReport;
 pub use process::{ActiveChild, Builder, Process, StartMethod, active_children};
 pub use task::{Payload, Task, TaskError, TaskFn, TaskRef, Trampoline, key_of};
+pub use ward::{
+    Ward, after_fork, before_fork, enter as enter_as_ward,
+    enter_by_number as enter_as_ward_by_number, serve_forks, ward_ended,
+};
 pub use zygote::Zygote;
 
 #[doc(hidden)]

@@ -5,20 +5,51 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use phalanx_prim::global::Ordering;
+use phalanx_prim::global::{AtomicBool, AtomicU32, Ordering};
 use phalanx_shm::{ExitRecord, ProcessInfo, session_if_any};
+use phalanx_sys::clock::Deadline;
 use phalanx_sys::event::{Epoll, EventFd};
-use phalanx_sys::pidfd::PidFd;
-use phalanx_sys::{ids, process};
+use phalanx_sys::pidfd::{ExitStatus, PidFd};
+use phalanx_sys::{ids, process, signal};
 
 use crate::child::Child;
 
 const BELL: u64 = 0;
 const STDERR: u64 = 1 << 62;
 const ORPHAN: u64 = 1 << 61;
-const MASK: u64 = ORPHAN - 1;
+const WARD: u64 = 1 << 60;
+const MASK: u64 = WARD - 1;
+
+/// How long a process that is not to outlive its parent may do so, if only the parent died and not the whole tree: time
+/// to notice it and to say goodbye.
+const GRACE: Duration = Duration::from_millis(600);
+/// How long a slot that was promised to the child of a fork waits for it. The child takes it in the fork itself, so that
+/// only a fork that failed or a child that was killed in it leaves one.
+const PROMISE: Duration = Duration::from_secs(30);
+
+/// A child that somebody else starts and collects.
+#[derive(Debug)]
+struct Ward {
+    pidfd: PidFd,
+    pid: u32,
+    slot: u16,
+}
+
+/// An orphan that is to end.
+struct Doomed {
+    at: Deadline,
+    orphan: ProcessInfo,
+}
+
+/// While above 0 no thread is started: some process is about to fork.
+static PAUSED: AtomicU32 = AtomicU32::new(0);
+/// The thread is to end.
+static STOP: AtomicBool = AtomicBool::new(false);
+/// The thread's id, for the kernel.
+static TID: AtomicU32 = AtomicU32::new(0);
 
 struct Reaper {
     pid: u32,
@@ -26,6 +57,10 @@ struct Reaper {
     bell: EventFd,
     children: HashMap<u64, Arc<Child>>,
     orphans: HashMap<u64, (PidFd, ProcessInfo)>,
+    wards: HashMap<u64, Ward>,
+    doomed: Vec<Doomed>,
+    promised: Vec<(Deadline, u16)>,
+    thread: Option<JoinHandle<()>>,
     next: u64,
 }
 
@@ -61,20 +96,154 @@ fn started() -> std::io::Result<MutexGuard<'static, Option<Reaper>>> {
             bell,
             children: HashMap::new(),
             orphans: HashMap::new(),
+            wards: HashMap::new(),
+            doomed: Vec::new(),
+            promised: Vec::new(),
+            thread: None,
             next: 1,
         });
         crate::fork::install_hooks();
         phalanx_shm::on_join(joined_by_fork);
-        let spawned = std::thread::Builder::new()
-            .name("phalanx-reaper".to_owned())
-            .stack_size(256 * 1024)
-            .spawn(run);
-        if let Err(error) = spawned {
-            *guard = None;
-            return Err(error);
-        }
+    }
+    if let Some(reaper) = guard.as_mut()
+        && let Err(error) = reaper.start()
+    {
+        *guard = None;
+        return Err(error);
     }
     Ok(guard)
+}
+
+impl Reaper {
+    /// Starts the thread unless it runs or may not.
+    fn start(&mut self) -> std::io::Result<()> {
+        if self.thread.is_some() || PAUSED.load(Ordering::Relaxed) > 0 {
+            return Ok(());
+        }
+        STOP.store(false, Ordering::Relaxed);
+        let thread = std::thread::Builder::new()
+            .name("phalanx-reaper".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(run)?;
+        self.thread = Some(thread);
+        Ok(())
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    fn next_deadline(&self) -> Option<Deadline> {
+        let doomed = self.doomed.iter().map(|doomed| doomed.at);
+        let promised = self.promised.iter().map(|(at, _)| *at);
+        doomed.chain(promised).min()
+    }
+}
+
+/// Ends the thread and starts none until [`resume`]: for a fork that wants a process with one thread. Calls nest.
+///
+/// Deaths meanwhile are noticed afterwards.
+pub(crate) fn pause() {
+    static ONE: Mutex<()> = Mutex::new(());
+    PAUSED.fetch_add(1, Ordering::Relaxed);
+    // Whoever pauses beside another waits until the thread is gone as well.
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let thread = reaper().as_mut().and_then(|reaper| {
+        let thread = reaper.thread.take()?;
+        STOP.store(true, Ordering::Relaxed);
+        reaper.bell.ring();
+        Some(thread)
+    });
+    if let Some(thread) = thread {
+        let _ = thread.join();
+        // The kernel tells those who join a little before it stops counting.
+        let tid = TID.load(Ordering::Relaxed);
+        for _ in 0..1000 {
+            if !process::has_thread(tid) {
+                break;
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Undoes one [`pause`].
+pub(crate) fn resume() {
+    if PAUSED.fetch_sub(1, Ordering::Relaxed) == 1
+        && let Some(reaper) = reaper().as_mut()
+    {
+        // Without a thread the next start of a process reports why.
+        let _ = reaper.start();
+    }
+}
+
+/// In a forked child: its parent's pauses are not its own.
+pub(crate) fn forget_pauses() {
+    PAUSED.store(0, Ordering::Relaxed);
+}
+
+/// Notes a slot that was promised to the child of a fork by hand.
+pub(crate) fn note_promise(slot: u16) {
+    let Ok(mut guard) = started() else { return };
+    if let Some(reaper) = guard.as_mut() {
+        reaper.promised.push((Deadline::after(PROMISE), slot));
+    }
+}
+
+/// Watches a child that somebody else starts and collects.
+pub(crate) fn add_ward(pid: u32, slot: u16) -> std::io::Result<()> {
+    let ward = match PidFd::open(pid) {
+        Ok(pidfd) => Ward { pidfd, pid, slot },
+        Err(error) if error.raw_os_error() == Some(3) => {
+            // Collected already, by somebody who ignores SIGCHLD for instance.
+            end_ward(pid, slot, ExitStatus::Unknown);
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let mut guard = started()?;
+    let Some(reaper) = guard.as_mut() else {
+        return Ok(());
+    };
+    let key = WARD | reaper.number();
+    reaper.epoll.add(&ward.pidfd, key)?;
+    reaper.wards.insert(key, ward);
+    Ok(())
+}
+
+/// Sweeps after a ward whose end its owner has seen. One that the thread has swept already is none any more.
+pub(crate) fn ward_ended(pid: u32, status: ExitStatus) {
+    let ward = reaper().as_mut().and_then(|reaper| {
+        let found = reaper.wards.iter().find(|(_, ward)| ward.pid == pid);
+        let key = found.map(|(key, _)| *key)?;
+        let ward = reaper.wards.remove(&key)?;
+        reaper.epoll.remove(&ward.pidfd);
+        Some(ward)
+    });
+    if let Some(ward) = ward {
+        end_ward(pid, ward.slot, status);
+    }
+}
+
+fn end_ward(pid: u32, slot: u16, status: ExitStatus) {
+    let Some(arena) = session_if_any() else {
+        return;
+    };
+    let process = arena.process(slot);
+    if process.state == phalanx_shm::SlotState::Reserved {
+        arena.unreserve_slot(slot);
+    } else if process.pid == pid {
+        let record = match status {
+            ExitStatus::Exited(code) => ExitRecord::Code(code),
+            ExitStatus::Signaled { signal, .. } => ExitRecord::Signal(signal),
+            ExitStatus::Unknown => ExitRecord::Unknown,
+        };
+        arena.record_exit(slot, record);
+        for orphan in arena.sweep(slot).orphans {
+            adopt(orphan);
+        }
+    }
 }
 
 /// Starts the thread, so that children of plain forks are noticed too.
@@ -89,8 +258,7 @@ pub(crate) fn add(child: &Arc<Child>) -> std::io::Result<()> {
     let Some(reaper) = guard.as_mut() else {
         return Ok(());
     };
-    let key = reaper.next;
-    reaper.next += 1;
+    let key = reaper.number();
     child.key.store(key, Ordering::Relaxed);
     reaper.epoll.add(&child.pidfd, key)?;
     child.register_stderr(&reaper.epoll, key | STDERR)?;
@@ -135,10 +303,16 @@ pub(crate) fn adopt(orphan: ProcessInfo) {
         Some(pidfd) if !pidfd.is_dead() => {
             let Ok(mut guard) = started() else { return };
             let Some(reaper) = guard.as_mut() else { return };
-            let key = ORPHAN | reaper.next;
-            reaper.next += 1;
+            let key = ORPHAN | reaper.number();
             if reaper.epoll.add(&pidfd, key).is_ok() {
                 reaper.orphans.insert(key, (pidfd, orphan));
+            }
+            let bound = session_if_any().is_some_and(|arena| arena.is_bound(orphan.slot));
+            if bound {
+                let at = Deadline::after(GRACE);
+                reaper.doomed.push(Doomed { at, orphan });
+                // The thread waits for the earliest: it must look again.
+                reaper.bell.ring();
             }
         }
         _ => bury(orphan),
@@ -159,7 +333,7 @@ fn bury(orphan: ProcessInfo) {
 }
 
 /// Called in a child of a plain fork when it joins the tree: its parent's reaper (whose bell it inherited) looks for it.
-fn joined_by_fork(_: u16) {
+pub(crate) fn joined_by_fork(_: u16) {
     let guard = REAPER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(reaper) = guard.as_ref().filter(|reaper| reaper.pid != ids::pid()) {
         reaper.bell.ring();
@@ -196,6 +370,9 @@ fn run() {
     phalanx_sys::process::set_name("phalanx-reaper");
     // The next death is for this thread to see, whatever it sleeps on.
     let _looking = phalanx_shm::LookAgain::new();
+    // Handlers are the program's own threads' business.
+    signal::block_all();
+    TID.store(ids::tid(), Ordering::Relaxed);
     // The table outlives the thread: it is only replaced in a forked child, which has no such thread.
     let epoll = {
         let guard = reaper();
@@ -205,13 +382,66 @@ fn run() {
             Err(_) => return,
         }
     };
-    loop {
-        let Ok(ready) = epoll.wait(None) else {
+    // Rings that a thread before this one did not answer.
+    find_unwatched();
+    while !STOP.load(Ordering::Relaxed) {
+        let deadline = reaper().as_ref().and_then(Reaper::next_deadline);
+        let Ok(ready) = epoll.wait(deadline) else {
             std::thread::sleep(Duration::from_millis(1));
             continue;
         };
+        if STOP.load(Ordering::Relaxed) {
+            // What is ready stays ready for the next thread.
+            return;
+        }
         for key in ready {
             handle(key);
+        }
+        if deadline.is_some_and(Deadline::has_passed) {
+            what_is_due();
+        }
+    }
+}
+
+fn what_is_due() {
+    let Some(arena) = session_if_any() else {
+        return;
+    };
+    let (mut doomed, mut promised) = (Vec::new(), Vec::new());
+    if let Some(reaper) = reaper().as_mut() {
+        doomed.extend(reaper.doomed.extract_if(.., |one| one.at.has_passed()));
+        promised.extend(reaper.promised.extract_if(.., |(at, _)| at.has_passed()));
+    }
+    for (_, slot) in promised {
+        arena.unreserve_slot(slot);
+    }
+    for Doomed { orphan, .. } in doomed {
+        kill_family(orphan);
+    }
+}
+
+/// Kills a process and all below it that are not to outlive their parents.
+fn kill_family(head: ProcessInfo) {
+    let Some(arena) = session_if_any() else {
+        return;
+    };
+    let processes = arena.processes();
+    let mut family = vec![head];
+    let mut at = 0;
+    while let Some(parent) = family.get(at).map(|one| one.slot) {
+        let below = processes
+            .iter()
+            .filter(|one| one.parent == parent && one.slot != parent && arena.is_bound(one.slot));
+        family.extend(below);
+        at += 1;
+    }
+    for one in family {
+        if let Ok(pidfd) = PidFd::open(one.pid)
+            // Asked after the descriptor was had: the id is not given away again while that is open.
+            && arena.process(one.slot).pid == one.pid
+            && process::was_there(one.pid, one.joined_at).unwrap_or(false)
+        {
+            let _ = pidfd.signal(signal::SIGKILL);
         }
     }
 }
@@ -222,6 +452,18 @@ fn handle(key: u64) {
             reaper.bell.clear();
         }
         find_unwatched();
+        return;
+    }
+    if key & WARD != 0 {
+        let ward = reaper().as_mut().and_then(|reaper| {
+            let ward = reaper.wards.remove(&key)?;
+            reaper.epoll.remove(&ward.pidfd);
+            Some(ward)
+        });
+        if let Some(ward) = ward {
+            let status = ward.pidfd.peek_exit().ok().flatten();
+            end_ward(ward.pid, ward.slot, status.unwrap_or(ExitStatus::Unknown));
+        }
         return;
     }
     if key & ORPHAN != 0 {

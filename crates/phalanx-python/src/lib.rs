@@ -13,6 +13,7 @@ mod pickle;
 mod queue;
 mod semlock;
 mod session;
+mod ward;
 
 use pyo3::prelude::*;
 
@@ -23,5 +24,6 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     semlock::register(module)?;
     queue::register(module)?;
     session::register(module)?;
+    ward::register(module)?;
     Ok(())
 }

@@ -61,6 +61,8 @@ struct Mine {
     slot: u16,
     // The slot for which tables were added last.
     building: u16,
+    // The tables that were built for the child of the fork that is under way.
+    childs: Option<(u16, Vec<u64>)>,
 }
 
 /// The mirror beside the mapping.
@@ -75,8 +77,44 @@ impl Mirror {
 
 /// Keeps every other thread of this process out of the hold table: taken before a fork, so that the child never inherits
 /// it half-changed.
-pub(crate) fn freeze() -> impl Sized + 'static {
-    session_if_any().map(|arena| arena.mirror.open())
+///
+/// If the child is to have the reserved slot `child`, its holds are taken now: whatever this process lets go of meanwhile,
+/// the child still has it.
+pub(crate) fn freeze(child: u16) -> Frozen {
+    let arena = session_if_any();
+    let mut mine = arena.map(|arena| arena.mirror.open());
+    if child != 0
+        && let (Some(arena), Some(mine)) = (arena, mine.as_mut())
+    {
+        // Without memory for the tables the child takes its holds itself.
+        mine.childs = arena
+            .copy_for(mine, child)
+            .ok()
+            .map(|tables| (child, tables));
+    }
+    Frozen(mine)
+}
+
+/// The hold table while the process forks.
+pub(crate) struct Frozen(Option<MutexGuard<'static, Mine>>);
+
+impl Frozen {
+    /// In the parent, after the fork: what was built for the child is the child's.
+    pub(crate) fn thaw(mut self) {
+        if let Some(mine) = self.0.as_mut() {
+            mine.childs = None;
+        }
+    }
+
+    /// In the child: returns the slot it was promised; its holds are noted there once it is occupied.
+    pub(crate) fn thaw_in_child(mut self) -> Option<u16> {
+        let mine = self.0.as_mut()?;
+        let (slot, tables) = mine.childs.take()?;
+        mine.tables = tables;
+        mine.slot = slot;
+        mine.building = slot;
+        Some(slot)
+    }
 }
 
 /// A hold of this process on an object. Dropping it gives the hold back; the last one destroys the object.
@@ -249,6 +287,23 @@ impl Arena {
         }
     }
 
+    /// Takes every hold of this process once more, for the child that is to have the reserved `slot`.
+    fn copy_for(&self, mine: &Mine, slot: u16) -> Result<Vec<u64>, AllocError> {
+        let mut childs = Mine::default();
+        while childs.tables.len() * TABLE_ENTRIES < mine.entries.len() {
+            self.add_table(&mut childs, slot)?;
+        }
+        for (entry, bits) in mine.entries.iter().enumerate() {
+            if let Some(block) = BlockRef::from_bits(*bits)
+                && let Some((table, index)) = entry_address(&childs, entry as u32)
+            {
+                // Gone: the handle is stale in this process too.
+                let _ = self.add_entry(self.table_entry(table, index), block);
+            }
+        }
+        Ok(childs.tables)
+    }
+
     fn add_table(&self, mine: &mut Mine, slot: u16) -> Result<(), AllocError> {
         let next = self.slot(slot).holds.load(Ordering::Relaxed);
         let block = self.alloc(size_of::<Table>(), Kind::Holds)?;
@@ -260,6 +315,12 @@ impl Arena {
         self.slot(slot)
             .holds
             .store(block.to_bits(), Ordering::Release);
+        // A child's table must outlast this process; while it is empty, losing it loses nothing.
+        if let Some((head, now)) = self.living(block)
+            && now.holder() != slot
+        {
+            head.rehold(now, slot);
+        }
         mine.tables.push(block.to_bits());
         Ok(())
     }

@@ -28,7 +28,8 @@ pub use robust::{
     taken_from,
 };
 pub use session::{
-    SessionOptions, adopt, adopt_forked, on_join, session, session_if_any, session_options,
+    SessionOptions, adopt, adopt_forked, has_joined, on_join, promise_slot, session,
+    session_if_any, session_options,
 };
 pub use slots::{ExitRecord, MAX_PROCESSES, ProcessInfo, SlotState};
 pub use sweep::{KindOps, Swept, register_kind, sweeping};

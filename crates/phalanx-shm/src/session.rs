@@ -65,6 +65,12 @@ pub fn session_if_any() -> Option<&'static Arena> {
     ARENA.get()
 }
 
+/// Returns `true` if this process has a slot. A child of a plain fork has none before its first use of anything shared.
+#[must_use]
+pub fn has_joined() -> bool {
+    token::slot_if_joined() != 0
+}
+
 fn create() -> Result<Arena, OpenError> {
     let wanted = match WANTED.load(Ordering::Relaxed) {
         0 => std::env::var("PHALANX_ARENA_BYTES")
@@ -157,15 +163,22 @@ pub fn on_join(told: fn(u16)) {
 
 /// Makes the calling process, a fresh fork child, the process of the reserved `slot`.
 ///
-/// # Panics
+/// # Errors
 ///
-/// If this process has no arena, or the slot was taken back (its parent died).
-pub fn adopt_forked(slot: u16) {
+/// [`OpenError::Abandoned`] if the slot was taken back (its parent died); [`OpenError::Foreign`] if this process has no arena.
+pub fn adopt_forked(slot: u16) -> Result<(), OpenError> {
+    if slot != 0 && token::slot_if_joined() == slot {
+        // It was promised.
+        return Ok(());
+    }
     token::after_fork_in_child();
     let arena = ARENA
         .get()
-        .expect("the parent had an arena before it reserved the slot");
-    occupy(arena, slot);
+        .ok_or(OpenError::Foreign("the parent had none"))?;
+    arena.occupy_slot(slot)?;
+    token::set_slot(slot);
+    arena.rebuild_holds();
+    Ok(())
 }
 
 /// Becomes the process of a reserved slot. A forked child whose parent died meanwhile has no place any more.
@@ -178,7 +191,23 @@ fn occupy(arena: &'static Arena, slot: u16) {
 }
 
 thread_local! {
-    static FROZEN: std::cell::RefCell<Option<Box<dyn std::any::Any>>> = const { std::cell::RefCell::new(None) };
+    static FROZEN: std::cell::RefCell<Option<Locks>> = const { std::cell::RefCell::new(None) };
+    static PROMISED: std::cell::Cell<u16> = const { std::cell::Cell::new(0) };
+}
+
+/// What nobody may be in the middle of at a fork.
+struct Locks {
+    holds: hold::Frozen,
+    #[expect(dead_code, reason = "held for its destructor")]
+    others: Box<dyn std::any::Any>,
+}
+
+/// Promises the reserved `slot` to the child of the calling thread's next fork: it joins the tree in the fork itself, with a
+/// hold on everything this process holds at that moment.
+///
+/// The caller gives the slot back ([`Arena::unreserve_slot`]) if there was no fork or no child.
+pub fn promise_slot(slot: u16) {
+    PROMISED.set(slot);
 }
 
 fn install_fork_hooks() {
@@ -191,15 +220,24 @@ fn install_fork_hooks() {
 extern "C" fn before_fork() {
     // In the order in which they are taken elsewhere.
     let joining = JOINING.lock().unwrap_or_else(PoisonError::into_inner);
-    let locks = (joining, hold::freeze(), token::freeze());
-    FROZEN.with_borrow_mut(|frozen| *frozen = Some(Box::new(locks)));
+    let holds = hold::freeze(PROMISED.take());
+    let others = Box::new((joining, token::freeze()));
+    FROZEN.with_borrow_mut(|frozen| *frozen = Some(Locks { holds, others }));
 }
 
 extern "C" fn after_fork_in_parent() {
-    FROZEN.with_borrow_mut(|frozen| *frozen = None);
+    if let Some(locks) = FROZEN.take() {
+        locks.holds.thaw();
+    }
 }
 
 extern "C" fn after_fork_child() {
-    FROZEN.with_borrow_mut(|frozen| *frozen = None);
+    let promised = FROZEN.take().and_then(|locks| locks.holds.thaw_in_child());
     token::after_fork_in_child();
+    if let (Some(slot), Some(arena)) = (promised, ARENA.get())
+        // Otherwise its parent died already and somebody gave the slot back: the child joins by itself when it must.
+        && arena.occupy_slot(slot).is_ok()
+    {
+        token::set_slot(slot);
+    }
 }

@@ -29,6 +29,8 @@ pub(crate) const INTERESTS: usize = 32;
 
 const GENERATION: u32 = 0xfffc;
 const ONE_GENERATION: u32 = 4;
+const WATCHED: u32 = 1;
+const BOUND: u32 = 2;
 
 const FREE: u32 = 0;
 const RESERVED: u32 = 1;
@@ -58,7 +60,7 @@ pub(crate) struct Slot {
     /// When it joined the tree, in nanoseconds since boot: with the pid a name for good.
     pub(crate) joined_at: AtomicU64,
     pub(crate) parent: AtomicU32,
-    /// 1 once the parent watches this process by pidfd.
+    /// [`WATCHED`] once the parent watches this process by pidfd; [`BOUND`] if it is not to outlive its parent.
     pub(crate) watched: AtomicU32,
     /// How it ended: 1 + wait status + 1 bit of validity, 0 while unknown. See [`ExitRecord`].
     pub(crate) exit: AtomicU64,
@@ -332,13 +334,24 @@ impl Arena {
 
     /// Records that the parent watches the process in `slot`.
     pub fn set_watched(&self, slot: u16) {
-        self.slot(slot).watched.store(1, Ordering::Release);
+        self.slot(slot).watched.fetch_or(WATCHED, Ordering::Release);
+    }
+
+    /// Records that the process in `slot` is not to outlive its parent.
+    pub fn set_bound(&self, slot: u16) {
+        self.slot(slot).watched.fetch_or(BOUND, Ordering::Release);
+    }
+
+    /// Returns `true` if the process in `slot` is not to outlive its parent.
+    #[must_use]
+    pub fn is_bound(&self, slot: u16) -> bool {
+        self.slot(slot).watched.load(Ordering::Acquire) & BOUND != 0
     }
 
     /// Returns `true` if a parent watches the process in `slot`.
     #[must_use]
     pub fn is_watched(&self, slot: u16) -> bool {
-        self.slot(slot).watched.load(Ordering::Acquire) != 0
+        self.slot(slot).watched.load(Ordering::Acquire) & WATCHED != 0
     }
 
     /// Records how the process in `slot` ended, for those who find its name in a lock or pipe.

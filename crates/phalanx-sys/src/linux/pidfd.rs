@@ -123,7 +123,21 @@ impl PidFd {
     ///
     /// None that a child of this process can cause.
     pub fn wait_exit(&self) -> io::Result<Option<ExitStatus>> {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        self.status(WaitIdOptions::empty())
+    }
+
+    /// Looks at the status of a child that has ended and leaves it to whoever collects it; otherwise as
+    /// [`wait_exit`](Self::wait_exit).
+    ///
+    /// # Errors
+    ///
+    /// None that a child of this process can cause.
+    pub fn peek_exit(&self) -> io::Result<Option<ExitStatus>> {
+        self.status(WaitIdOptions::NOWAIT)
+    }
+
+    fn status(&self, options: WaitIdOptions) -> io::Result<Option<ExitStatus>> {
+        let options = options | WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         loop {
             return match rustix::process::waitid(WaitId::PidFd(self.0.as_fd()), options) {
                 Ok(None) => Ok(None),

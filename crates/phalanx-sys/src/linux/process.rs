@@ -190,6 +190,12 @@ pub fn thread_count() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
 }
 
+/// Returns `true` while this process has a thread of this id, as the kernel counts.
+#[must_use]
+pub fn has_thread(tid: u32) -> bool {
+    std::fs::exists(format!("/proc/self/task/{tid}")).unwrap_or(false)
+}
+
 /// Starts a program by `posix_spawn`: fast from a parent of any size, since nothing of it is copied.
 #[derive(Debug)]
 pub struct Spawn {

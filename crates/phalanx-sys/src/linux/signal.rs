@@ -54,6 +54,16 @@ const NAMES: [(i32, &str); 31] = [
     (libc::SIGSYS, "SIGSYS"),
 ];
 
+/// Keeps all signals from the calling thread, for good: others of the process get them.
+#[expect(unsafe_code, reason = "pthread_sigmask(3)")]
+pub fn block_all() {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: initialises the set at the place given.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: an initialised set; the old mask is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut()) };
+}
+
 /// Returns the name of a signal: `"SIGKILL"`; one without a name is `"signal 40"`.
 #[must_use]
 pub fn name(signal: i32) -> std::borrow::Cow<'static, str> {

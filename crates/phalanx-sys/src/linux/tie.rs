@@ -8,6 +8,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
+use rustix::fs::{Mode, OFlags};
+
 use super::clock::Deadline;
 use super::pidfd::{Polled, poll_input};
 
@@ -53,23 +55,79 @@ impl ChildEnd {
     ///
     /// When the parent is gone already ([`io::ErrorKind::BrokenPipe`]) or the kernel refuses signals for descriptors.
     pub fn arm(self) -> io::Result<()> {
-        let fd = self.0.as_raw_fd();
-        let me = super::ids::pid().cast_signed();
-        // SAFETY: an open socket; the call only sets who is signalled.
-        check(unsafe { libc::fcntl(fd, libc::F_SETOWN, me) })?;
-        // SAFETY: as above; sets which signal.
-        check(unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGKILL) })?;
-        // SAFETY: as above; turns the signal on.
-        check(unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK) })?;
-        // Was it closed before we were listening?
-        if poll_input(self.0.as_fd(), Some(Deadline::at_ns(0))) == Polled::Ready {
-            return Err(io::Error::new(
-                io::ErrorKind::BrokenPipe,
-                "the parent is gone",
-            ));
-        }
+        kill_me_on_news(&self.0)?;
         let _stays_open = self.0.into_raw_fd();
         Ok(())
+    }
+}
+
+/// Asks for SIGKILL when the descriptor has news, which is that its other end was closed.
+fn kill_me_on_news(end: &OwnedFd) -> io::Result<()> {
+    let fd = end.as_raw_fd();
+    let me = super::ids::pid().cast_signed();
+    // SAFETY: an open descriptor; the call only sets who is signalled.
+    check(unsafe { libc::fcntl(fd, libc::F_SETOWN, me) })?;
+    // SAFETY: as above; sets which signal.
+    check(unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGKILL) })?;
+    // SAFETY: as above; turns the signal on.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK) })?;
+    // Was it closed before we were listening?
+    if poll_input(end.as_fd(), Some(Deadline::at_ns(0))) == Polled::Ready {
+        return Err(io::Error::new(
+            io::ErrorKind::BrokenPipe,
+            "the parent is gone",
+        ));
+    }
+    Ok(())
+}
+
+/// The end of a line that its first process keeps: when its last copy is closed, all who are on the line are killed.
+#[derive(Debug)]
+pub struct LineHolder(#[expect(dead_code, reason = "held to be closed")] OwnedFd);
+
+/// The end of a line by which any number of processes put themselves on it, grandchildren too.
+#[derive(Debug)]
+pub struct LineEnd(OwnedFd);
+
+/// Makes a line: a tie for a whole tree of processes, each of which arms it for itself. Both ends close on exec.
+///
+/// # Errors
+///
+/// When no descriptors are left.
+pub fn line() -> io::Result<(LineHolder, LineEnd)> {
+    let (read, write) = super::socket::pipe()?;
+    Ok((LineHolder(write), LineEnd(read)))
+}
+
+impl LineEnd {
+    /// Takes over an end that was inherited or received.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Puts the calling process on the line, until what is returned (and its copies in forked children) is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the holder is gone already ([`io::ErrorKind::BrokenPipe`]), or the kernel refuses.
+    pub fn arm(&self) -> io::Result<OnLine> {
+        // Opened anew: who is signalled is noted in the open file, which copies of a descriptor share.
+        let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let own = rustix::fs::open(path, flags, Mode::empty())?;
+        kill_me_on_news(&own)?;
+        Ok(OnLine(own))
+    }
+}
+
+/// A process's place on a line.
+#[derive(Debug)]
+pub struct OnLine(#[expect(dead_code, reason = "held to be closed")] OwnedFd);
+
+impl AsFd for LineEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -1,0 +1,168 @@
+"""Starting processes: a place in the engine's tree for each, whichever the start method.
+
+The standard library starts, talks to and collects its processes as ever. Around that, the parent reserves a place in the
+tree (``_engine.Ward``), and the child takes it before anything of the user's runs in it: by the fork itself, or, where an
+interpreter is started, by the first entry of the preparation data, which imports this package there.
+"""
+
+import os
+import sys
+from multiprocessing import context, process
+
+from phalanx import _engine
+
+# The folder this package lies in; a child may unpickle its first object before it knows the parent's ``sys.path``.
+_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+_ARRIVE = """\
+import sys
+if folder not in sys.path:
+    sys.path.append(folder)
+from phalanx._start import arrive
+arrive(arena.detach(), line.detach(), slot, identity, installed)
+"""
+
+# Where the place of a process under way is noted, on its Popen object.
+_WARD = "_phalanx_ward"
+
+
+class Passport:
+    """First entry of a child's preparation data: its place in the tree, and whether to install there."""
+
+    def __init__(self, installed: bool):
+        self._installed = installed
+
+    def __reduce__(self):
+        popen = context.get_spawning_popen()
+        if popen is None:
+            # Somebody looks at the data, nobody starts a process with it.
+            return Passport, (self._installed,)
+        ward = _engine.Ward()
+        arena, line, slot, identity = ward.orders()
+        names = {
+            "arena": popen.DupFd(popen.duplicate_for_child(arena)),
+            "line": popen.DupFd(popen.duplicate_for_child(line)),
+            "folder": _FOLDER,
+            "slot": slot,
+            "identity": identity,
+            "installed": self._installed,
+        }
+        setattr(popen, _WARD, ward)
+        return exec, (_ARRIVE, names)
+
+
+def arrive(arena: int, line: int, slot: int, identity: int, installed: bool) -> None:
+    """Take this process's place in the tree: the first thing that happens in a child."""
+    from phalanx import _install
+
+    _engine.enter(arena, line, slot, identity)
+    if installed:
+        _install.install()
+    else:
+        # A warm server may have it although the starter has not, or not any more.
+        _install.uninstall()
+        _install.hook()
+
+
+class Placed:
+    """Mixed into each ``Popen``: the process has its place from before its start until its end was seen."""
+
+    _phalanx_swept = False
+
+    def _launch(self, process_obj):
+        super()._launch(process_obj)
+        ward = self.__dict__.pop(_WARD, None)
+        if ward is not None:
+            ward.started(self.pid)
+
+    def poll(self, flag=os.WNOHANG):
+        code = super().poll(flag)
+        if code is not None and not self._phalanx_swept:
+            self._phalanx_swept = True
+            # What the process held is free again before anybody hears that it has ended.
+            _engine.ward_ended(self.pid, code)
+        return code
+
+
+def _popen(method: str) -> type:
+    if method == "fork":
+        from multiprocessing import popen_fork as stock
+
+        class Popen(Placed, stock.Popen):
+            def _launch(self, process_obj):
+                ward = _engine.Ward()
+                setattr(self, _WARD, ward)
+                ward.fork_next()
+                super()._launch(process_obj)
+
+    elif method == "spawn":
+        from multiprocessing import popen_spawn_posix as stock
+
+        class Popen(Placed, stock.Popen):
+            pass
+
+    else:
+        from multiprocessing import popen_forkserver as stock
+
+        from phalanx import _forkserver
+
+        _forkserver.warm()
+
+        class Popen(Placed, stock.Popen):
+            pass
+
+    Popen.__qualname__ = f"{method}_Popen"
+    return Popen
+
+
+_popens: dict[str, type] = {}
+
+
+def start(method: str, process_obj):
+    """Start a process by one of the three methods; its ``Popen`` object is returned."""
+    popen = _popens.get(method)
+    if popen is None:
+        popen = _popens[method] = _popen(method)
+    return popen(process_obj)
+
+
+def _fork_popen(process_obj):
+    return start("fork", process_obj)
+
+
+def _spawn_popen(process_obj):
+    return start("spawn", process_obj)
+
+
+def _forkserver_popen(process_obj):
+    return start("forkserver", process_obj)
+
+
+class _Preparation:
+    """Stands for ``spawn.get_preparation_data``; calls what was there."""
+
+    def __init__(self, before):
+        self.before = before
+        self.__name__ = "get_preparation_data"
+        self.__doc__ = before.__doc__
+
+    def __call__(self, name):
+        from phalanx import _install
+
+        # First: it is unpickled before the rest, and the main module is imported after it.
+        return {"phalanx": Passport(_install.installed()), **self.before(name)}
+
+
+# The methods are static there; a plain function in its place would get the process as ``self``.
+_POPENS = [
+    ("multiprocessing.context:ForkProcess", "_Popen", staticmethod(_fork_popen)),
+    ("multiprocessing.context:SpawnProcess", "_Popen", staticmethod(_spawn_popen)),
+    ("multiprocessing.context:ForkServerProcess", "_Popen", staticmethod(_forkserver_popen)),
+]
+
+
+def hooks() -> list[tuple[str, str, object]]:
+    """What must be in place for children to find the tree, installed or not; in the form of ``PATCHES``."""
+    from multiprocessing import spawn
+
+    return [("multiprocessing.spawn", "get_preparation_data", _Preparation(spawn.get_preparation_data)), *_POPENS]
