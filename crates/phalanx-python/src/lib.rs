@@ -4,9 +4,12 @@
 //! interpreter's lock go, hears signals, and turns the engine's errors into Python's.
 #![warn(missing_docs)]
 
+mod barrier;
 mod buffers;
 mod codec;
+mod condition;
 mod door;
+mod event;
 mod handle;
 mod message;
 mod pickle;
@@ -20,6 +23,9 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    barrier::register(module)?;
+    condition::register(module)?;
+    event::register(module)?;
     semlock::register(module)?;
     queue::register(module)?;
     session::register(module)?;
