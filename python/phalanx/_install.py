@@ -12,6 +12,8 @@ import threading
 _MODULES: list[str] = [
     "phalanx.synchronize",
     "phalanx.queues",
+    "phalanx.sharedctypes",
+    "phalanx.shared_memory",
 ]
 
 _lock = threading.Lock()

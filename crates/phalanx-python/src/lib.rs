@@ -16,6 +16,7 @@ mod pickle;
 mod queue;
 mod semlock;
 mod session;
+mod values;
 
 use pyo3::prelude::*;
 
@@ -29,5 +30,6 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     semlock::register(module)?;
     queue::register(module)?;
     session::register(module)?;
+    values::register(module)?;
     Ok(())
 }
