@@ -14,6 +14,8 @@ from phalanx import _engine
 _MODULES: list[str] = [
     "phalanx.synchronize",
     "phalanx.queues",
+    "phalanx.sharedctypes",
+    "phalanx.shared_memory",
 ]
 
 _lock = threading.RLock()

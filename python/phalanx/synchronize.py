@@ -6,9 +6,11 @@ They live in the arena of the process tree. Each can be pickled at any time; eac
 import sys
 import tempfile
 import threading
+import time
 
 import _multiprocessing
-from multiprocessing import context, process
+from multiprocessing import process
+from multiprocessing import synchronize as _stock
 
 from phalanx import _engine
 from phalanx._engine import OwnerDiedWarning
@@ -94,6 +96,120 @@ class RLock(SemLock):
         return f"<{type(self).__name__}({owner}, {count})>"
 
 
+class _Count:
+    """A number that others read of a condition as if it were a semaphore."""
+
+    def __init__(self, ask):
+        self._get_value = self.get_value = ask
+        self._semlock = self
+
+
+class Condition(_engine.Condition):
+    """Wait for a notification, with a lock let go meanwhile. ``lock`` is a Lock or RLock, by default a new RLock."""
+
+    def __init__(self, lock=None, *, ctx=None):
+        self._bind(lock or RLock())
+
+    @property
+    def _sleeping_count(self):
+        return _Count(self._waiters)
+
+    @property
+    def _woken_count(self):
+        return _Count(int)
+
+    _wait_semaphore = _woken_count
+
+    def _make_methods(self):
+        pass
+
+    def __repr__(self):
+        return f"<{type(self).__name__}({self._lock}, {_told(self._waiters)})>"
+
+    def wait_for(self, predicate, timeout=None):
+        """Wait until the predicate is true, or for ``timeout`` seconds; return what it answered last."""
+        result = predicate()
+        end = None
+        while not result:
+            left = None
+            if timeout is not None:
+                now = time.monotonic()
+                end = now + timeout if end is None else end
+                left = end - now
+                if left <= 0:
+                    break
+            self.wait(left)
+            result = predicate()
+        return result
+
+
+class Event(_engine.Event):
+    """A flag that processes wait for."""
+
+    def __init__(self, *, ctx=None):
+        self._bind()
+
+    if "__repr__" in vars(_stock.Event):
+
+        def __repr__(self):
+            status = "set" if self.is_set() else "unset"
+            return f"<{type(self).__qualname__} at {id(self):#x} {status}>"
+
+
+class Barrier(threading.Barrier):
+    """A meeting point of a number of processes. A party that dies while it waits breaks it for the others."""
+
+    def __new__(cls, parties, action=None, timeout=None, **_):
+        new = super().__new__
+        return new(cls) if new is object.__new__ else new(cls, parties, action, timeout)
+
+    def __init__(self, parties, action=None, timeout=None, *, ctx=None):
+        self._barrier = _engine.Barrier(parties)
+        self._action = action
+        self._timeout = timeout
+
+    def __reduce__(self):
+        return _rebuild_barrier, (type(self), self.parties), self.__dict__
+
+    def wait(self, timeout=None):
+        """Wait for all parties; return this one's number, from 0, in the order in which they came."""
+        return self._barrier.wait(self._timeout if timeout is None else timeout, self._action)
+
+    def reset(self):
+        """Make it as new. Those who wait find it broken."""
+        self._barrier.reset()
+
+    def abort(self):
+        """Break it: those who wait, and who come, get BrokenBarrierError."""
+        self._barrier.abort()
+
+    @property
+    def parties(self):
+        """The number of parties it takes."""
+        return self._barrier.parties
+
+    @property
+    def n_waiting(self):
+        """How many wait at this moment."""
+        return self._barrier.n_waiting
+
+    @property
+    def broken(self):
+        """Whether it is broken."""
+        return self._barrier.broken
+
+    _parties = parties
+    _count = n_waiting
+
+    @property
+    def _state(self):
+        return -2 if self.broken else 0
+
+
+def _rebuild_barrier(cls, parties):
+    return cls.__new__(cls, parties)
+
+
 def _told(ask):
     try:
         return ask()
@@ -118,11 +234,14 @@ def _owner(lock):
 
 
 PATCHES = [
-    ("?_multiprocessing", "SemLock", _engine.SemLock),
+    ("_multiprocessing", "SemLock", _engine.SemLock),
     ("multiprocessing.synchronize", "SEM_VALUE_MAX", SEM_VALUE_MAX),
     ("multiprocessing.synchronize", "SemLock", SemLock),
     ("multiprocessing.synchronize", "Semaphore", Semaphore),
     ("multiprocessing.synchronize", "BoundedSemaphore", BoundedSemaphore),
     ("multiprocessing.synchronize", "Lock", Lock),
     ("multiprocessing.synchronize", "RLock", RLock),
+    ("multiprocessing.synchronize", "Condition", Condition),
+    ("multiprocessing.synchronize", "Event", Event),
+    ("multiprocessing.synchronize", "Barrier", Barrier),
 ]

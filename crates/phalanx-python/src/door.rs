@@ -80,6 +80,53 @@ pub(crate) fn blocking<T: Send>(
     }
 }
 
+/// What a wait has heard: runs the signal handlers that are due, and keeps what one raised.
+#[derive(Debug, Default)]
+pub(crate) struct Ear(Option<PyErr>);
+
+impl Ear {
+    /// Runs the handlers that are due; `true` if one raised, so that the wait has to end.
+    pub(crate) fn heard(&mut self) -> bool {
+        if let Err(error) = Python::attach(|py| py.check_signals()) {
+            self.0 = Some(error);
+        }
+        self.0.is_some()
+    }
+
+    /// Returns what a handler raised.
+    ///
+    /// # Errors
+    ///
+    /// That.
+    pub(crate) fn raised(self) -> PyResult<()> {
+        self.0.map_or(Ok(()), Err)
+    }
+}
+
+/// Runs a wait of the engine without the interpreter's lock that stays where it is while signal handlers run.
+///
+/// # Errors
+///
+/// What a signal handler raised.
+pub(crate) fn listening<T: Send>(
+    py: Python<'_>,
+    timeout: Timeout,
+    operation: impl FnOnce(Patience, &mut Ear) -> T + Send,
+) -> PyResult<T> {
+    let patience = Patience {
+        deadline: timeout.deadline(),
+        interruptible: true,
+    };
+    let (result, ear) = py.detach(|| {
+        let mut ear = Ear::default();
+        (operation(patience, &mut ear), ear)
+    });
+    ear.raised()?;
+    // A handler may be due all the same: whoever waits in a loop of short waits must be interruptible too.
+    py.check_signals()?;
+    Ok(result)
+}
+
 /// An error of the engine as an exception.
 pub(crate) fn raise(error: impl Into<EngineError>) -> PyErr {
     match error.into() {

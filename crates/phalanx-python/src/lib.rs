@@ -4,9 +4,12 @@
 //! interpreter's lock go, hears signals, and turns the engine's errors into Python's.
 #![warn(missing_docs)]
 
+mod barrier;
 mod buffers;
 mod codec;
+mod condition;
 mod door;
+mod event;
 mod handle;
 mod message;
 mod pickle;
@@ -14,6 +17,7 @@ mod queue;
 mod semlock;
 mod session;
 mod ward;
+mod values;
 
 use pyo3::prelude::*;
 
@@ -21,9 +25,13 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    barrier::register(module)?;
+    condition::register(module)?;
+    event::register(module)?;
     semlock::register(module)?;
     queue::register(module)?;
     session::register(module)?;
     ward::register(module)?;
+    values::register(module)?;
     Ok(())
 }

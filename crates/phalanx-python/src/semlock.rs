@@ -305,7 +305,7 @@ impl SemLock {
 
     /// Acquire it; returns False if that was not possible at once (block=False) or in time.
     #[pyo3(signature = (block=None, timeout=None))]
-    fn acquire(
+    pub(crate) fn acquire(
         &self,
         py: Python<'_>,
         block: Option<&Bound<'_, PyAny>>,
@@ -350,7 +350,7 @@ impl SemLock {
     }
 
     /// Release it.
-    fn release(&self, py: Python<'_>) -> PyResult<()> {
+    pub(crate) fn release(&self, py: Python<'_>) -> PyResult<()> {
         match self.inner()? {
             Inner::Lock(lock) if lock.release() => Ok(()),
             Inner::RLock(lock) if lock.release() => Ok(()),
@@ -370,7 +370,7 @@ impl SemLock {
         }
     }
 
-    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
+    pub(crate) fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
         let inner = self.inner()?;
         match self.try_now(py, inner)? {
             Some(true) => Ok(true),
@@ -403,7 +403,7 @@ impl SemLock {
     }
 
     /// Whether the calling thread holds it.
-    fn _is_mine(&self, py: Python<'_>) -> PyResult<bool> {
+    pub(crate) fn _is_mine(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(match self.inner()? {
             Inner::Lock(lock) => lock.is_mine(),
             Inner::RLock(lock) => lock.is_mine(),

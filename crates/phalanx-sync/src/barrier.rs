@@ -137,7 +137,28 @@ impl<S: Home> BarrierState<S> {
         }
     }
 
-    fn wait(&self, patience: Patience, action: impl FnOnce()) -> Result<u32, BarrierError> {
+    fn sleep(
+        &self,
+        patience: Patience,
+        generation: u64,
+        heard: &mut impl FnMut() -> bool,
+    ) -> Result<(), BarrierError> {
+        let over = || (self.generation.load(Ordering::Acquire) != generation).then_some(());
+        loop {
+            match self.gate.wait_until(patience, over) {
+                Ok(()) => return Ok(()),
+                Err(WaitError::Interrupted) if !heard() => {}
+                Err(error) => return Err(self.give_up(generation, error)),
+            }
+        }
+    }
+
+    fn wait(
+        &self,
+        patience: Patience,
+        action: impl FnOnce() -> bool,
+        mut heard: impl FnMut() -> bool,
+    ) -> Result<u32, BarrierError> {
         let parties = self.parties.load(Ordering::Relaxed);
         let (generation, index) = loop {
             self.lock();
@@ -156,19 +177,13 @@ impl<S: Home> BarrierState<S> {
             }
             // Full: its last party runs the action.
             self.raw.unlock();
-            let over = || (self.generation.load(Ordering::Acquire) != generation).then_some(());
-            self.gate
-                .wait_until(patience, over)
-                .map_err(|error| self.give_up(generation, error))?;
+            self.sleep(patience, generation, &mut heard)?;
         };
         if index + 1 == parties {
             self.finish(generation, action)?;
             return Ok(index);
         }
-        let over = || (self.generation.load(Ordering::Acquire) != generation).then_some(());
-        self.gate
-            .wait_until(patience, over)
-            .map_err(|error| self.give_up(generation, error))?;
+        self.sleep(patience, generation, &mut heard)?;
         if self.outcomes.load(Ordering::Acquire) >> (generation % 64) & 1 == 1 {
             Ok(index)
         } else {
@@ -176,7 +191,7 @@ impl<S: Home> BarrierState<S> {
         }
     }
 
-    fn finish(&self, generation: u64, action: impl FnOnce()) -> Result<(), BarrierError> {
+    fn finish(&self, generation: u64, action: impl FnOnce() -> bool) -> Result<(), BarrierError> {
         struct BreakOnPanic<'a, S: Home>(Option<&'a BarrierState<S>>);
         impl<S: Home> Drop for BreakOnPanic<'_, S> {
             fn drop(&mut self) {
@@ -186,7 +201,9 @@ impl<S: Home> BarrierState<S> {
             }
         }
         let mut guard = BreakOnPanic(Some(self));
-        action();
+        if !action() {
+            return Err(BarrierError::Broken);
+        }
         guard.0 = None;
         self.lock();
         // Aborted, or reset, while the action ran.
@@ -305,7 +322,7 @@ impl<S: Home> Barrier<S> {
     ///
     /// [`BarrierError::Broken`].
     pub fn wait(&self) -> Result<u32, BarrierError> {
-        self.state.wait(Patience::FOREVER, || {})
+        self.state.wait(Patience::FOREVER, || true, || true)
     }
 
     /// As [`wait`](Self::wait), for at most `timeout`; a time-out breaks the barrier.
@@ -314,7 +331,8 @@ impl<S: Home> Barrier<S> {
     ///
     /// [`BarrierError`].
     pub fn wait_timeout(&self, timeout: Duration) -> Result<u32, BarrierError> {
-        self.state.wait(Patience::timeout(timeout), || {})
+        self.state
+            .wait(Patience::timeout(timeout), || true, || true)
     }
 
     /// As [`wait`](Self::wait), as `patience` says; the last party runs `action` before anybody is let go. A panic in it
@@ -328,7 +346,26 @@ impl<S: Home> Barrier<S> {
         patience: Patience,
         action: impl FnOnce(),
     ) -> Result<u32, BarrierError> {
-        self.state.wait(patience, action)
+        let action = || {
+            action();
+            true
+        };
+        self.state.wait(patience, action, || true)
+    }
+
+    /// As [`wait_with`](Self::wait_with), for faces of other languages: `action` says whether it went well, and breaks the
+    /// barrier if not; `heard` is called when a signal handler is due, with nothing held, and says whether to give up.
+    ///
+    /// # Errors
+    ///
+    /// [`BarrierError`].
+    pub fn wait_heard(
+        &self,
+        patience: Patience,
+        action: impl FnOnce() -> bool,
+        heard: impl FnMut() -> bool,
+    ) -> Result<u32, BarrierError> {
+        self.state.wait(patience, action, heard)
     }
 
     /// Breaks the barrier: all who wait, and all who come, get [`BarrierError::Broken`] until [`reset`](Self::reset).

@@ -181,11 +181,17 @@ impl<S: Home> ConditionState<S> {
         place: Option<&Place>,
         key: Option<crate::Key>,
         patience: Patience,
+        heard: &mut impl FnMut() -> bool,
     ) -> Result<(), WaitError> {
         let Some(place) = place else {
             let Some(key) = key else { return Ok(()) };
             let _interest = S::interest(self.crowd.word());
-            return self.crowd.wait(key, patience);
+            loop {
+                match self.crowd.wait(key, patience) {
+                    Err(WaitError::Interrupted) if !heard() => {}
+                    waited => return waited,
+                }
+            }
         };
         // The notifier wakes under the lock: if it dies before, its lock's next owner wakes us.
         let ready = || (place.word.load(Ordering::Acquire) == NOTIFIED).then_some(());
@@ -201,6 +207,10 @@ impl<S: Home> ConditionState<S> {
             points::point("condition.sleep");
             if let Err(error) = patience.check(place.word.wait(WAITING, patience.deadline, S::WAIT))
             {
+                // Still in the table: the handler itself may notify.
+                if error == WaitError::Interrupted && !heard() {
+                    continue;
+                }
                 return if self.leave(place) {
                     Ok(())
                 } else {
@@ -346,6 +356,17 @@ impl<S: Home> Condition<S> {
         lock: &G,
         patience: Patience,
     ) -> (Result<(), WaitError>, bool) {
+        self.wait_heard(lock, patience, || true)
+    }
+
+    /// As [`wait_with`](Self::wait_with); `heard` is called when a signal handler is due, without the lock, and says whether to
+    /// give up.
+    pub fn wait_heard<G: Releasable>(
+        &self,
+        lock: &G,
+        patience: Patience,
+        mut heard: impl FnMut() -> bool,
+    ) -> (Result<(), WaitError>, bool) {
         let state = &*self.state;
         // In the table before the lock is free: a notification from then on finds us.
         let place = state.take_place();
@@ -355,7 +376,7 @@ impl<S: Home> Condition<S> {
             None
         };
         let how = lock.let_go();
-        let waited = state.wait(place, key, patience);
+        let waited = state.wait(place, key, patience, &mut heard);
         let died = lock.have_again(how);
         (waited, died)
     }

@@ -150,6 +150,20 @@ impl<S: Home> Event<S> {
     ///
     /// [`WaitError`] as `patience` says.
     pub fn wait_with(&self, patience: Patience) -> Result<(), WaitError> {
+        self.wait_heard(patience, || true)
+    }
+
+    /// As [`wait_with`](Self::wait_with), for faces of other languages: `heard` is called when a signal handler is due, and says
+    /// whether to give up.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`] as `patience` and `heard` say.
+    pub fn wait_heard(
+        &self,
+        patience: Patience,
+        mut heard: impl FnMut() -> bool,
+    ) -> Result<(), WaitError> {
         if self.is_set() {
             return Ok(());
         }
@@ -176,6 +190,9 @@ impl<S: Home> Event<S> {
             if let Err(error) =
                 patience.check(word.wait(now | SLEEPERS, patience.deadline, S::WAIT))
             {
+                if error == WaitError::Interrupted && !heard() {
+                    continue;
+                }
                 return if self.is_set() { Ok(()) } else { Err(error) };
             }
         }

@@ -394,6 +394,31 @@ impl<'de, T: Plain> Deserialize<'de> for SharedSlice<T> {
     }
 }
 
+impl crate::handle::Handle for SharedSlice<u8> {
+    const KIND: Kind = Kind::Shared;
+
+    fn held(&self) -> &phalanx_shm::Held {
+        self.state.held()
+    }
+
+    /// Elements of another type are read as so many bytes, which are fewer.
+    fn from_held(held: phalanx_shm::Held) -> Self {
+        crate::install();
+        Self {
+            state: Object::from_held(held),
+            of: PhantomData,
+        }
+    }
+}
+
+impl From<SharedSlice<u8>> for SharedMemory {
+    fn from(bytes: SharedSlice<u8>) -> Self {
+        Self {
+            place: Place::Arena(bytes),
+        }
+    }
+}
+
 /// A block of memory that processes share, as bytes.
 ///
 /// One made with [`new`](SharedMemory::new) lives in the arena of the tree: it is a serde value, has no name, and is gone
@@ -450,6 +475,15 @@ impl SharedMemory {
         Ok(Self {
             place: Place::Arena(SharedSlice::zeroed(len)?),
         })
+    }
+
+    /// Returns the bytes in the arena, `None` for memory with a name.
+    #[must_use]
+    pub fn in_arena(&self) -> Option<&SharedSlice<u8>> {
+        match &self.place {
+            Place::Arena(slice) => Some(slice),
+            Place::Named(_) => None,
+        }
     }
 
     /// Makes `len` zero bytes under a name, without a slash: a new POSIX shared memory object.
