@@ -12,6 +12,7 @@ import threading
 _MODULES: list[str] = [
     "phalanx.synchronize",
     "phalanx.queues",
+    "phalanx.connection",
 ]
 
 _lock = threading.Lock()

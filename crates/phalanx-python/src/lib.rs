@@ -6,6 +6,7 @@
 
 mod buffers;
 mod codec;
+mod connection;
 mod door;
 mod handle;
 mod message;
@@ -20,8 +21,10 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    semlock::register(module)?;
+    connection::register(module)?;
+    message::register(module)?;
     queue::register(module)?;
+    semlock::register(module)?;
     session::register(module)?;
     Ok(())
 }
