@@ -16,6 +16,7 @@ _MODULES: list[str] = [
     "phalanx.queues",
     "phalanx.sharedctypes",
     "phalanx.shared_memory",
+    "phalanx.connection",
 ]
 
 _lock = threading.RLock()

@@ -280,7 +280,7 @@ class _Reader:
     def recv(self):
         """Take an item out of the queue."""
         self._check()
-        return self._queue._get_object()
+        return self._queue._take()
 
     def recv_bytes(self, maxlength=None):
         """Take an item out of the queue as the bytes of its pickle."""
@@ -293,7 +293,7 @@ class _Reader:
     def fileno(self):
         """Return a descriptor of this process that polls readable while there is an item."""
         self._check()
-        return self._queue._readable_fd()
+        return self._queue._bell(False)
 
     def close(self):
         self._closed = True

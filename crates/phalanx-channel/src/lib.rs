@@ -11,6 +11,8 @@
 #![warn(missing_docs)]
 
 pub mod codec;
+mod doorbell;
+pub mod exposed;
 mod message;
 mod pipe;
 mod queue;
@@ -18,6 +20,7 @@ mod raw;
 mod reactor;
 mod select;
 
+pub use doorbell::{Bell, Doorbell};
 pub use message::{Kept, Loan, Message};
 pub use phalanx_sync::CreateError;
 pub use pipe::{Connection, Ends, pipe};

@@ -293,6 +293,12 @@ impl Kept {
         &self.held
     }
 
+    /// Gives the hold out of the hand.
+    #[must_use]
+    pub fn into_held(self) -> Held {
+        self.held
+    }
+
     /// Makes a payload of a hold on its block.
     #[must_use]
     pub fn from_held(held: Held) -> Self {

@@ -1158,6 +1158,33 @@ impl RawQueue {
         counted
     }
 
+    /// Says that an item is done, whichever process took it; this process's own first. `false` if all that were put are done.
+    #[must_use]
+    pub fn task_done_by_anyone(&self) -> bool {
+        let core = self.core();
+        core.lock_head();
+        let own = core.count_taker(current_slot(), -1);
+        let counted = own || {
+            // Acquire: an item is counted before it can be taken.
+            let put = core.state.tail.items.load(Ordering::Acquire);
+            let more = core.state.done.load(Ordering::Acquire) < put;
+            let taker = core.state.takers.iter().find_map(|taker| {
+                let now = taker.load(Ordering::Relaxed);
+                (now & 0xffff_ffff != 0).then_some((now >> 32) as u16)
+            });
+            if let Some(taker) = taker.filter(|_| more) {
+                core.count_taker(taker, -1);
+            }
+            more
+        };
+        if counted {
+            core.state.done.fetch_add(1, Ordering::AcqRel);
+            core.state.all_done.notify_all();
+        }
+        core.state.head.lock.unlock();
+        counted
+    }
+
     /// Blocks until every item put so far is done, or lost with the process that took it; returns how many were lost.
     ///
     /// # Errors
@@ -1182,6 +1209,28 @@ impl RawQueue {
     #[must_use]
     pub fn writable(&self) -> &'static Gate<Shared> {
         &self.held.view::<State>().not_full
+    }
+
+    /// Returns `true` if a put of an item of one byte would not wait: there is room, or the queue is closed.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let core = self.core();
+        core.has_room(1) || core.closed().is_some()
+    }
+
+    /// Blocks until a get would not wait, and takes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`] as `patience` says.
+    pub fn wait_ready(&self, patience: Patience) -> Result<(), WaitError> {
+        let gate = &self.held.view::<State>().not_empty;
+        let waited = gate.wait_until(patience, || self.is_ready().then_some(()));
+        // The wake may have been meant for one who takes.
+        if waited.is_ok() {
+            gate.notify(1);
+        }
+        waited
     }
 
     /// Returns `true` if a get would not wait: there is an item, or the queue is closed.

@@ -26,12 +26,14 @@ struct Entry {
 }
 
 struct Reactor {
-    owner: u32,
     bell: Arc<Word>,
     entries: Vec<Entry>,
 }
 
-static REACTORS: Mutex<Vec<Arc<Mutex<Reactor>>>> = Mutex::new(Vec::new());
+/// Each with the process whose thread runs it. A forked child must not lock its parent's: their threads may have held them.
+type Owned = (u32, Arc<Mutex<Reactor>>);
+
+static REACTORS: Mutex<Vec<Owned>> = Mutex::new(Vec::new());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -39,9 +41,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn start() -> Arc<Mutex<Reactor>> {
     let bell = Arc::new(Word::new(0));
-    let owner = phalanx_sys::ids::pid();
     let reactor = Arc::new(Mutex::new(Reactor {
-        owner,
         bell,
         entries: Vec::new(),
     }));
@@ -85,24 +85,24 @@ fn run(reactor: &Mutex<Reactor>) {
 }
 
 /// Leaves a waker at a gate. The caller looks at its object again afterwards.
-fn register(gate: &'static Gate<Shared>, held: &Held, waker: &Waker) {
+pub(crate) fn register(gate: &'static Gate<Shared>, held: &Held, waker: &Waker) {
     let mut reactors = lock(&REACTORS);
     let me = phalanx_sys::ids::pid();
-    // A forked child has none of its parent's threads.
-    reactors.retain(|reactor| lock(reactor).owner == me);
+    // A forked child has none of its parent's threads. What they referred to is the parent's: its holds end with this process.
+    reactors
+        .extract_if(.., |(owner, _)| *owner != me)
+        .for_each(std::mem::forget);
     let same = |entry: &Entry| std::ptr::eq(entry.gate, gate);
+    let has_it = |(_, reactor): &&Owned| lock(reactor).entries.iter().any(same);
+    let has_room = |(_, reactor): &&Owned| lock(reactor).entries.len() < MAX_WORDS - 1;
     let found = reactors
         .iter()
-        .find(|reactor| lock(reactor).entries.iter().any(same))
-        .or_else(|| {
-            reactors
-                .iter()
-                .find(|reactor| lock(reactor).entries.len() < MAX_WORDS - 1)
-        })
-        .cloned();
+        .find(has_it)
+        .or_else(|| reactors.iter().find(has_room))
+        .map(|(_, reactor)| Arc::clone(reactor));
     let reactor = found.unwrap_or_else(|| {
         let reactor = start();
-        reactors.push(Arc::clone(&reactor));
+        reactors.push((me, Arc::clone(&reactor)));
         reactor
     });
     drop(reactors);

@@ -8,6 +8,7 @@ mod barrier;
 mod buffers;
 mod codec;
 mod condition;
+mod connection;
 mod door;
 mod event;
 mod handle;
@@ -16,8 +17,8 @@ mod pickle;
 mod queue;
 mod semlock;
 mod session;
-mod ward;
 mod values;
+mod ward;
 
 use pyo3::prelude::*;
 
@@ -27,11 +28,13 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     barrier::register(module)?;
     condition::register(module)?;
+    connection::register(module)?;
     event::register(module)?;
-    semlock::register(module)?;
+    message::register(module)?;
     queue::register(module)?;
+    semlock::register(module)?;
     session::register(module)?;
-    ward::register(module)?;
     values::register(module)?;
+    ward::register(module)?;
     Ok(())
 }

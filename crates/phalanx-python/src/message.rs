@@ -13,17 +13,19 @@
 
 use std::sync::Arc;
 
+use phalanx_channel::exposed::{Exposed, Private};
 use phalanx_channel::{Kept, Loan, Message};
-use phalanx_shm::{Arena, Held};
-use phalanx_sync::handle::collect;
+use phalanx_shm::{Arena, Held, Kind, session};
+use phalanx_sync::handle::{collect, receive};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList};
 
-use crate::buffers::Buffer;
+use crate::buffers::{Buffer, Unfilled, Whole};
 use crate::codec::{self, Unfit};
 use crate::door::raise;
+use crate::handle;
 use crate::pickle::{self, Pickled};
 
 const ALIGN: usize = 64;
@@ -190,22 +192,34 @@ pub(crate) fn decode<'py>(py: Python<'py>, message: Message) -> PyResult<Bound<'
         _ => return codec::decode(py, &message),
     }
     let aside = message[0] == b'O';
+    crate::buffers::watch_forks(py)?;
     let kept = match message.keep().map_err(raise)? {
-        Ok(kept) => Arc::new(kept),
+        Ok(kept) => Arc::new(Whole::Ours(Exposed::new(kept))),
         Err(message) => return decode_small(py, &message),
     };
+    decode_whole(py, aside, &kept)
+}
+
+fn decode_whole<'py>(
+    py: Python<'py>,
+    aside: bool,
+    kept: &Arc<Whole>,
+) -> PyResult<Bound<'py, PyAny>> {
     if aside {
-        decode_aside(py, &kept)
-    } else {
-        let (_, len) = kept.bytes();
-        let pickle = Buffer::new(&kept, 1, len - 1).ok_or_else(torn)?;
-        pickle::load(Bound::new(py, pickle)?.as_any(), None)
+        return decode_aside(py, kept);
     }
+    let (_, len) = kept.bytes();
+    let pickle = Buffer::new(kept, 1, len - 1).ok_or_else(torn)?;
+    pickle::load(Bound::new(py, pickle)?.as_any(), None)
 }
 
 fn to_bytes<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
-    PyBytes::new_with(py, message.len() - 1, |to| {
-        copy(py, &message[1..], to);
+    let from = &message[1..];
+    if from.len() < LONG {
+        return Ok(PyBytes::new(py, from));
+    }
+    Unfilled::new(py, from.len())?.fill(|to| {
+        py.detach(|| to.write_copy_of_slice(from));
         Ok(())
     })
 }
@@ -250,7 +264,7 @@ pub(crate) fn with_bytes_of<T>(
 }
 
 /// Makes an object of a pickle with buffers beside it, which stay where they are.
-pub(crate) fn decode_aside<'py>(py: Python<'py>, kept: &Arc<Kept>) -> PyResult<Bound<'py, PyAny>> {
+fn decode_aside<'py>(py: Python<'py>, kept: &Arc<Whole>) -> PyResult<Bound<'py, PyAny>> {
     let word = |at: usize| -> PyResult<usize> {
         let part = Buffer::new(kept, at, 8).ok_or_else(torn)?;
         Ok(part.word() as usize)
@@ -274,4 +288,82 @@ pub(crate) fn decode_aside<'py>(py: Python<'py>, kept: &Arc<Kept>) -> PyResult<B
         at += len;
     }
     pickle::load(Bound::new(py, pickle)?.as_any(), Some(&buffers))
+}
+
+/// An object that was written into the arena once, for many receivers.
+///
+/// Pickled into a queue or a task it travels as a mere reference, and what is unpickled is the object: each receiver has a copy of
+/// its own, whose large buffers are mapped where they were written and copied page by page only where the receiver writes.
+#[pyclass(frozen, module = "phalanx._engine")]
+pub(crate) struct Shared {
+    kept: Kept,
+}
+
+#[pymethods]
+impl Shared {
+    /// Writes an object into the arena.
+    #[new]
+    fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = object.py();
+        let arena = session().map_err(raise)?;
+        let (pickled, objects) = collect(|| pickle::dump(object));
+        let pickled = pickled?;
+        let loan = place(py, arena, &pickled, pickled.pickle_len(py), &objects)?;
+        match loan.into_message().keep().map_err(raise)? {
+            Ok(kept) => Ok(Self { kept }),
+            Err(_) => Err(torn()),
+        }
+    }
+
+    /// Returns the object, as a receiver gets it.
+    fn get<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        open_kept(py, &self.kept)
+    }
+
+    fn __len__(&self) -> usize {
+        self.kept.bytes().1
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (u64, bool))> {
+        let held = slf.get().kept.held();
+        let bits = handle::give(slf.as_any(), held)?;
+        let open = slf.py().import("phalanx._engine")?.getattr("open_shared")?;
+        let with_handles = held.arena().kind_of(held.block()) == Some(Kind::Message);
+        Ok((open, (bits, with_handles)))
+    }
+}
+
+/// Makes an object of what [`Shared`] wrote.
+#[pyfunction]
+fn open_shared(py: Python<'_>, bits: u64, with_handles: bool) -> PyResult<Bound<'_, PyAny>> {
+    let kind = if with_handles {
+        Kind::Message
+    } else {
+        Kind::Bytes
+    };
+    let held = receive(kind, bits).map_err(PyRuntimeError::new_err)?;
+    open_kept(py, &Kept::from_held(held))
+}
+
+fn open_kept<'py>(py: Python<'py>, kept: &Kept) -> PyResult<Bound<'py, PyAny>> {
+    match Private::new(kept) {
+        Ok(private) => {
+            let whole = Arc::new(Whole::Copied(private));
+            let head = Buffer::new(&whole, 0, 8).ok_or_else(torn)?;
+            decode_whole(py, head.word() as u8 == b'O', &whole)
+        }
+        // Too small to have pages of its own, or no mapping to be had: a copy.
+        Err(_) => {
+            let (_, len) = kept.bytes();
+            let mut loan = Loan::new(kept.held().arena(), len, &[]).map_err(raise)?;
+            crate::buffers::read_kept(kept, |bytes| copy(py, bytes, &mut loan));
+            decode(py, loan.into_message())
+        }
+    }
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Shared>()?;
+    module.add_function(wrap_pyfunction!(open_shared, module)?)?;
+    Ok(())
 }

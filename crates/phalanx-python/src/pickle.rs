@@ -6,7 +6,7 @@ use pyo3::exceptions::PyKeyError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList};
 
 /// Buffers of fewer bytes stay in the pickle: a page of their own costs more than a copy.
 pub(crate) const ASIDE_FROM: usize = 16 * 1024;
@@ -96,13 +96,16 @@ impl Pickled {
     }
 }
 
+/// A pickler and what it writes to.
+type Pair = (Py<PyAny>, Py<Sink>);
+
 struct Tools {
     pickler: Py<PyAny>,
     loads: Py<PyAny>,
     reducers: Py<Reducers>,
     forking: Py<PyAny>,
-    /// Picklers with their sinks, to be used again.
-    idle: Mutex<Vec<(Py<PyAny>, Py<Sink>)>>,
+    /// Picklers with their sinks, to be used again: those of messages, and those of the wire.
+    idle: [Mutex<Vec<Pair>>; 2],
 }
 
 fn tools(py: Python<'_>) -> PyResult<&'static Tools> {
@@ -127,7 +130,7 @@ fn tools(py: Python<'_>) -> PyResult<&'static Tools> {
                 },
             )?,
             forking: forking.unbind(),
-            idle: Mutex::new(Vec::new()),
+            idle: [const { Mutex::new(Vec::new()) }; 2],
         })
     })
 }
@@ -138,6 +141,23 @@ fn tools(py: Python<'_>) -> PyResult<&'static Tools> {
 ///
 /// What pickling raises.
 pub(crate) fn dump(object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
+    let pieces = dump_with(object, true)?;
+    Ok(Pickled {
+        pickle: pieces.pickle,
+        buffers: pieces.buffers,
+    })
+}
+
+/// Pickles `object` as `ForkingPickler` would, into pieces that belong together.
+///
+/// # Errors
+///
+/// What pickling raises.
+pub(crate) fn dump_plain(object: &Bound<'_, PyAny>) -> PyResult<Vec<Py<PyBytes>>> {
+    Ok(dump_with(object, false)?.pickle)
+}
+
+fn dump_with(object: &Bound<'_, PyAny>, aside: bool) -> PyResult<Pieces> {
     let py = object.py();
     let tools = tools(py)?;
     if tools
@@ -147,34 +167,17 @@ pub(crate) fn dump(object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
     {
         // Somebody taught the stock pickler more than a table can say.
         let bytes = dump_whole(object)?.cast_into::<PyBytes>()?;
-        return Ok(Pickled {
+        return Ok(Pieces {
             pickle: vec![bytes.unbind()],
             buffers: Vec::new(),
         });
     }
-    let idle = tools
-        .idle
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .pop();
-    let (pickler, sink) = match idle {
+    let idle = &tools.idle[usize::from(aside)];
+    let idle = || idle.lock().unwrap_or_else(PoisonError::into_inner);
+    let pair = idle().pop();
+    let (pickler, sink) = match pair {
         Some(pair) => pair,
-        None => {
-            let sink = Py::new(py, Sink(Mutex::default()))?;
-            // The same object takes the bytes and is asked about buffers.
-            let args = PyTuple::new(
-                py,
-                [
-                    sink.bind(py).as_any().clone(),
-                    5_i32.into_pyobject(py)?.into_any(),
-                    true.into_pyobject(py)?.to_owned().into_any(),
-                    sink.bind(py).as_any().clone(),
-                ],
-            )?;
-            let pickler = tools.pickler.bind(py).call1(args)?;
-            pickler.setattr(intern!(py, "dispatch_table"), tools.reducers.bind(py))?;
-            (pickler.unbind(), sink)
-        }
+        None => new_pickler(py, tools, aside)?,
     };
     // After an error the pickler may be in any state, and is let go.
     pickler
@@ -182,15 +185,27 @@ pub(crate) fn dump(object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
         .call_method1(intern!(py, "dump"), (object,))?;
     pickler.bind(py).call_method0(intern!(py, "clear_memo"))?;
     let pieces = std::mem::take(&mut *sink.get().open());
-    let mut idle = tools.idle.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut idle = idle();
     if idle.len() < 8 {
         idle.push((pickler, sink));
     }
-    drop(idle);
-    Ok(Pickled {
-        pickle: pieces.pickle,
-        buffers: pieces.buffers,
-    })
+    Ok(pieces)
+}
+
+fn new_pickler(py: Python<'_>, tools: &Tools, aside: bool) -> PyResult<Pair> {
+    let sink = Py::new(py, Sink(Mutex::default()))?;
+    let kwargs = PyDict::new(py);
+    if aside {
+        kwargs.set_item(intern!(py, "protocol"), 5)?;
+        // The same object takes the bytes and is asked about buffers.
+        kwargs.set_item(intern!(py, "buffer_callback"), sink.bind(py))?;
+    }
+    let pickler = tools
+        .pickler
+        .bind(py)
+        .call((sink.bind(py),), Some(&kwargs))?;
+    pickler.setattr(intern!(py, "dispatch_table"), tools.reducers.bind(py))?;
+    Ok((pickler.unbind(), sink))
 }
 
 /// Unpickles.

@@ -1,13 +1,14 @@
 //! The queues: what `phalanx.queues` builds its classes on.
 
 use std::cell::Cell;
-use std::sync::OnceLock;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use phalanx_channel::{Bounds, RawGetError, RawPutError, RawQueue, Received};
+use phalanx_channel::{Bell, Bounds, Doorbell, RawGetError, RawPutError, RawQueue, Received};
 use phalanx_prim::Deadline;
 use phalanx_prim::global::{AtomicBool, Ordering};
 use phalanx_shm::{Kind, Patience, session};
-use phalanx_sync::handle;
+use phalanx_sync::handle::receive;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -15,6 +16,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use crate::door::{Timeout, blocking, raise};
+use crate::handle;
 use crate::message::{self, Encoded};
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -210,14 +212,74 @@ fn put_bytes(
     )
 }
 
-fn receive(bits: u64) -> PyResult<RawQueue> {
-    let held = handle::receive(Kind::Queue, bits).map_err(PyRuntimeError::new_err)?;
+fn opened(bits: u64) -> PyResult<RawQueue> {
+    let held = receive(Kind::Queue, bits).map_err(PyRuntimeError::new_err)?;
     Ok(RawQueue::from_held(held))
 }
 
-fn send(queue: &RawQueue) -> PyResult<u64> {
-    handle::travel(queue.held()).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
-    Ok(queue.held().block().to_bits())
+/// The bells of a queue, hung when somebody asks for a descriptor.
+#[derive(Default)]
+struct Bells {
+    /// So that the others need not look.
+    hung: AtomicBool,
+    bells: Mutex<[Option<Doorbell>; 2]>,
+}
+
+impl Bells {
+    /// Returns the descriptor of one, of this process.
+    fn fd(&self, queue: &RawQueue, bell: Bell) -> PyResult<RawFd> {
+        let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = &mut bells[bell as usize];
+        if !slot.as_ref().is_some_and(Doorbell::is_ours) {
+            *slot = Some(Doorbell::new(queue, bell)?);
+            self.hung.store(true, Ordering::Relaxed);
+        }
+        Ok(slot.as_ref().map_or(-1, |bell| bell.as_fd().as_raw_fd()))
+    }
+
+    /// After something was taken or put, or a wait was futile.
+    #[inline]
+    fn settle(&self) {
+        if self.hung.load(Ordering::Relaxed) {
+            self.settle_hung();
+        }
+    }
+
+    #[cold]
+    fn settle_hung(&self) {
+        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        bells
+            .iter()
+            .flatten()
+            .filter(|bell| bell.is_ours())
+            .for_each(Doorbell::settle);
+    }
+}
+
+fn bell_of(writable: bool) -> Bell {
+    if writable {
+        Bell::Writable
+    } else {
+        Bell::Readable
+    }
+}
+
+/// Waits until there is an item, which stays there.
+fn wait_readable(
+    py: Python<'_>,
+    queue: &RawQueue,
+    bells: &Bells,
+    timeout: Option<f64>,
+) -> PyResult<bool> {
+    if queue.is_ready() {
+        return Ok(true);
+    }
+    bells.settle();
+    let timeout = Timeout::from_seconds(timeout)?;
+    if timeout == Timeout::Now {
+        return Ok(queue.is_ready());
+    }
+    Ok(blocking(py, timeout, |patience| queue.wait_ready(patience))?.is_some())
 }
 
 /// A queue of the tree. Empty until it is opened: then everything is left to the standard library's code.
@@ -225,6 +287,7 @@ fn send(queue: &RawQueue) -> PyResult<u64> {
 struct Queue {
     queue: OnceLock<RawQueue>,
     closed: AtomicBool,
+    bells: Bells,
 }
 
 #[pymethods]
@@ -235,6 +298,7 @@ impl Queue {
         Self {
             queue: OnceLock::new(),
             closed: AtomicBool::new(false),
+            bells: Bells::default(),
         }
     }
 
@@ -254,13 +318,13 @@ impl Queue {
     /// Opens the queue that a handle names.
     fn _attach(&self, bits: u64) -> PyResult<()> {
         self.queue
-            .set(receive(bits)?)
+            .set(opened(bits)?)
             .map_err(|_| PyRuntimeError::new_err("this queue is open already"))
     }
 
     /// Returns the handle, whose hold travels with the message being made, if one is.
-    fn _handle(&self) -> PyResult<u64> {
-        send(self.opened()?)
+    fn _handle(slf: &Bound<'_, Self>) -> PyResult<u64> {
+        handle::give(slf.as_any(), slf.get().opened()?.held())
     }
 
     /// Tells whether this is a queue of the tree.
@@ -302,6 +366,7 @@ impl Queue {
             match message::encode(queue.held().arena(), obj, small) {
                 Ok(encoded) => {
                     if put_encoded(py, queue, encoded, small, timeout)? {
+                        this.bells.settle();
                         Ok(())
                     } else {
                         Err(exception(py, "Full"))
@@ -328,7 +393,32 @@ impl Queue {
             return slf.call_method1(intern!(py, "_stock_get"), (block, timeout));
         };
         this.check_open(slf)?;
-        take_object(py, queue, timeout_of(block, timeout)?)?.ok_or_else(|| exception(py, "Empty"))
+        let taken = take_object(py, queue, timeout_of(block, timeout)?);
+        this.bells.settle();
+        taken?.ok_or_else(|| exception(py, "Empty"))
+    }
+
+    /// Takes the next item, whether or not this process has closed its end.
+    fn _take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let taken = take_object(py, self.opened()?, Timeout::Never);
+        self.bells.settle();
+        taken?.ok_or_else(|| exception(py, "Empty"))
+    }
+
+    /// Tells whether there is an item, waiting up to `timeout` seconds for one.
+    fn _wait_readable(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        wait_readable(py, self.opened()?, &self.bells, timeout)
+    }
+
+    /// Returns a descriptor of this process that polls readable while there is an item, or room.
+    fn _bell(&self, writable: bool) -> PyResult<RawFd> {
+        self.bells.fd(self.opened()?, bell_of(writable))
+    }
+
+    /// Makes the descriptors say what is so; tells whether there is an item.
+    fn _settle(&self) -> PyResult<bool> {
+        self.bells.settle();
+        Ok(self.opened()?.is_ready())
     }
 
     /// Returns the number of items.
@@ -348,7 +438,9 @@ impl Queue {
         block: bool,
         timeout: Option<f64>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        take_bytes(py, self.opened()?, timeout_of(block, timeout)?)
+        let taken = take_bytes(py, self.opened()?, timeout_of(block, timeout)?);
+        self.bells.settle();
+        taken
     }
 
     /// Puts bytes as they are; `get` unpickles them.
@@ -358,7 +450,7 @@ impl Queue {
 
     /// Says that one item that was taken is done; `False` if all are.
     fn _task_done(&self) -> PyResult<bool> {
-        Ok(self.opened()?.task_done())
+        Ok(self.opened()?.task_done_by_anyone())
     }
 
     /// Waits until all items are done; returns how many were lost with a process that had taken them.
@@ -395,6 +487,7 @@ impl Queue {
 struct SimpleQueue {
     queue: OnceLock<RawQueue>,
     closed: AtomicBool,
+    bells: Bells,
 }
 
 #[pymethods]
@@ -405,6 +498,7 @@ impl SimpleQueue {
         Self {
             queue: OnceLock::new(),
             closed: AtomicBool::new(false),
+            bells: Bells::default(),
         }
     }
 
@@ -419,13 +513,13 @@ impl SimpleQueue {
     /// Opens the queue that a handle names.
     fn _attach(&self, bits: u64) -> PyResult<()> {
         self.queue
-            .set(receive(bits)?)
+            .set(opened(bits)?)
             .map_err(|_| PyRuntimeError::new_err("this queue is open already"))
     }
 
     /// Returns the handle, whose hold travels with the message being made, if one is.
-    fn _handle(&self) -> PyResult<u64> {
-        send(self.opened()?)
+    fn _handle(slf: &Bound<'_, Self>) -> PyResult<u64> {
+        handle::give(slf.as_any(), slf.get().opened()?.held())
     }
 
     /// Tells whether this is a queue of the tree.
@@ -463,7 +557,32 @@ impl SimpleQueue {
             return slf.call_method0(intern!(py, "_stock_get"));
         };
         this.opened()?;
-        take_object(py, queue, Timeout::Never)?.ok_or_else(|| exception(py, "Empty"))
+        let taken = take_object(py, queue, Timeout::Never);
+        this.bells.settle();
+        taken?.ok_or_else(|| exception(py, "Empty"))
+    }
+
+    /// Takes the next item, whether or not this process has closed its end.
+    fn _take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let taken = take_object(py, self.opened()?, Timeout::Never);
+        self.bells.settle();
+        taken?.ok_or_else(|| exception(py, "Empty"))
+    }
+
+    /// Tells whether there is an item, waiting up to `timeout` seconds for one.
+    fn _wait_readable(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        wait_readable(py, self.opened()?, &self.bells, timeout)
+    }
+
+    /// Returns a descriptor of this process that polls readable while there is an item, or room.
+    fn _bell(&self, writable: bool) -> PyResult<RawFd> {
+        self.bells.fd(self.opened()?, bell_of(writable))
+    }
+
+    /// Makes the descriptors say what is so; tells whether there is an item.
+    fn _settle(&self) -> PyResult<bool> {
+        self.bells.settle();
+        Ok(self.opened()?.is_ready())
     }
 
     /// Returns the number of items.
@@ -478,7 +597,9 @@ impl SimpleQueue {
         block: bool,
         timeout: Option<f64>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        take_bytes(py, self.opened()?, timeout_of(block, timeout)?)
+        let taken = take_bytes(py, self.opened()?, timeout_of(block, timeout)?);
+        self.bells.settle();
+        taken
     }
 
     /// See `Queue`.

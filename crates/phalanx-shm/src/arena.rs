@@ -866,6 +866,14 @@ impl Arena {
         }
     }
 
+    /// Returns the offsets of the pages that a large block has for itself, `None` if it shares its pages with others.
+    #[must_use]
+    pub fn pages_of(&self, block: BlockRef) -> Option<std::ops::Range<usize>> {
+        let class = self.class_of(block.offset())?;
+        let len = self.capacity_of(block);
+        (class >= SMALL.len() && len > 0).then(|| block.offset()..block.offset() + len)
+    }
+
     /// Returns the address of a block's first byte.
     ///
     /// # Panics

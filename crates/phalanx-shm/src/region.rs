@@ -115,6 +115,42 @@ impl Region {
         }
     }
 
+    /// Makes whole pages this process's own from now on: it sees what is there, and its writes stay with it.
+    ///
+    /// # Errors
+    ///
+    /// When the system allows no more mappings; on the heap, where all memory is this process's own.
+    pub fn map_private(&self, offset: usize, len: usize) -> io::Result<()> {
+        match &self.home {
+            Home::Mapped { file, mapping } => mapping.remap(file, offset, len, false),
+            Home::Heap { .. } => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Shares pages with the other processes again, after [`map_private`](Self::map_private). What was written since is lost.
+    ///
+    /// # Errors
+    ///
+    /// As [`map_private`](Self::map_private).
+    pub fn map_shared(&self, offset: usize, len: usize) -> io::Result<()> {
+        match &self.home {
+            Home::Mapped { file, mapping } => mapping.remap(file, offset, len, true),
+            Home::Heap { .. } => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Maps whole pages a second time, elsewhere, such that writes there stay there.
+    ///
+    /// # Errors
+    ///
+    /// As [`map_private`](Self::map_private).
+    pub fn private_copy(&self, offset: usize, len: usize) -> io::Result<Mapping> {
+        match &self.home {
+            Home::Mapped { file, .. } => Mapping::private_copy(file, offset, len),
+            Home::Heap { .. } => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Returns the address of `offset`.
     ///
     /// # Panics

@@ -189,6 +189,75 @@ impl Mapping {
         Ok(Self { base, len })
     }
 
+    /// Maps `len` bytes of `file` from `offset` once more, so that writes through this mapping stay in it. What was not written
+    /// yet is what the file has.
+    ///
+    /// # Errors
+    ///
+    /// When the address space does not hold `len` more bytes.
+    pub fn private_copy(file: &SharedFile, offset: usize, len: usize) -> io::Result<Self> {
+        // SAFETY: a null hint lets the kernel choose a free range, so no existing mapping is touched.
+        let base = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+                &file.fd,
+                offset as u64,
+            )
+        }?;
+        // SAFETY: `base..base + len` is the mapping made above; populating changes no content.
+        let done = unsafe { rustix::mm::madvise(base, len, Advice::LinuxPopulateRead) };
+        let _: Result<(), Errno> = done;
+        let base =
+            NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap returned null"))?;
+        Ok(Self { base, len })
+    }
+
+    /// Maps the pages of `offset..offset + len` again at their place: `shared` with every other mapping of the file, or such
+    /// that writes stay in this process. What this process wrote while they were its own is lost when they are shared again.
+    ///
+    /// # Errors
+    ///
+    /// When the range is not made of whole pages inside the mapping, or the system allows no more mappings.
+    pub fn remap(
+        &self,
+        file: &SharedFile,
+        offset: usize,
+        len: usize,
+        shared: bool,
+    ) -> io::Result<()> {
+        let page = rustix::param::page_size();
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
+        if !inside || len == 0 || !offset.is_multiple_of(page) || !len.is_multiple_of(page) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let how = if shared {
+            MapFlags::SHARED
+        } else {
+            MapFlags::PRIVATE
+        };
+        // SAFETY: the range lies within the mapping (checked above).
+        let at = unsafe { self.base.as_ptr().add(offset) };
+        // SAFETY: the range is whole pages of this mapping, and is replaced by pages of the same bytes of the same file: who
+        // refers to them still may, and sees what the file has.
+        unsafe {
+            rustix::mm::mmap(
+                at.cast(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                how | MapFlags::FIXED | MapFlags::NORESERVE,
+                &file.fd,
+                offset as u64,
+            )
+        }?;
+        // SAFETY: the pages mapped above; the advice changes no content.
+        let advised = unsafe { rustix::mm::madvise(at.cast(), len, Advice::LinuxDontDump) };
+        let _: Result<(), Errno> = advised;
+        Ok(())
+    }
+
     /// Returns the address of the first byte.
     #[must_use]
     pub fn base(&self) -> NonNull<u8> {

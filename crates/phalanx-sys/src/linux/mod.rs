@@ -11,5 +11,6 @@ pub mod pidfd;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod stream;
 pub mod tie;
 pub mod wait;

@@ -1,0 +1,189 @@
+//! A descriptor that polls readable while a queue has items (or room): for whoever waits with poll, epoll or an event loop.
+//!
+//! | state | descriptor | who changes it |
+//! |---|---|---|
+//! | armed | not readable; the reactor watches the gate | the reactor, when the gate is notified: *rung* |
+//! | rung | readable | [`settle`](Doorbell::settle), when it finds nothing to ring for: *armed* |
+//!
+//! The reactor does not look what is in the queue. So a bell that another consumer was faster than stays rung until somebody
+//! settles it: after each take, and after each wait that turned out futile. It costs nothing until it is made, and belongs to
+//! one process: a forked child makes its own.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Wake, Waker};
+
+use phalanx_shm::{Interest, Shared};
+use phalanx_sync::Gate;
+use phalanx_sys::event::EventFd;
+
+use crate::raw::RawQueue;
+use crate::reactor;
+
+/// What a bell rings for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bell {
+    /// There is an item, or none will come.
+    Readable,
+    /// There is room, or no item is taken any more.
+    Writable,
+}
+
+#[derive(Debug)]
+struct Clapper {
+    event: EventFd,
+    gate: &'static Gate<Shared>,
+}
+
+impl Wake for Clapper {
+    fn wake(self: Arc<Self>) {
+        self.event.ring();
+        // The wake may have been meant for one who sleeps at the gate: we only tell, we do not take.
+        self.gate.notify(1);
+    }
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Doorbell {
+    queue: RawQueue,
+    bell: Bell,
+    clapper: Arc<Clapper>,
+    owner: u32,
+    /// While armed: if this process dies, the wake that it would have passed on is passed on by the sweep.
+    armed: Mutex<Option<Interest>>,
+}
+
+impl Doorbell {
+    /// Hangs a bell on a queue; it rings at once if there is something to ring for.
+    ///
+    /// # Errors
+    ///
+    /// When no descriptor is left.
+    pub fn new(queue: &RawQueue, bell: Bell) -> io::Result<Self> {
+        let gate = match bell {
+            Bell::Readable => queue.readable(),
+            Bell::Writable => queue.writable(),
+        };
+        let clapper = Arc::new(Clapper {
+            event: EventFd::new()?,
+            gate,
+        });
+        let doorbell = Self {
+            queue: queue.clone(),
+            bell,
+            clapper,
+            owner: phalanx_sys::ids::pid(),
+            armed: Mutex::new(None),
+        };
+        doorbell.settle();
+        Ok(doorbell)
+    }
+
+    /// Returns `false` in a forked child: the bell is its parent's.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.owner == phalanx_sys::ids::pid()
+    }
+
+    /// Returns `true` if there is something to ring for.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        match self.bell {
+            Bell::Readable => self.queue.is_ready(),
+            Bell::Writable => self.queue.has_room(),
+        }
+    }
+
+    /// Makes the descriptor say what is so.
+    pub fn settle(&self) {
+        let mut armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_due() {
+            self.clapper.event.ring();
+            return;
+        }
+        self.clapper.event.clear();
+        if armed.is_none() {
+            *armed = Some(Interest::of(self.clapper.gate.word()));
+        }
+        let waker = Waker::from(Arc::clone(&self.clapper));
+        reactor::register(self.clapper.gate, self.queue.held(), &waker);
+        if self.is_due() {
+            self.clapper.event.ring();
+        }
+    }
+}
+
+impl AsFd for Doorbell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.clapper.event.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use phalanx_prim::Deadline;
+    use phalanx_shm::{Patience, session};
+
+    use super::*;
+    use crate::raw::Bounds;
+
+    fn rings(bell: &Doorbell, millis: u64) -> bool {
+        let deadline = Deadline::after(Duration::from_millis(millis));
+        bell.clapper.event.wait(Some(deadline))
+    }
+
+    #[test]
+    fn it_rings_while_there_are_items_and_not_longer() {
+        let queue = RawQueue::new(session().unwrap(), Bounds::default()).unwrap();
+        let bell = Doorbell::new(&queue, Bell::Readable).unwrap();
+        assert!(!rings(&bell, 0));
+        for _ in 0..100 {
+            queue.put(&[b"a"], Patience::FOREVER).unwrap();
+            queue.put(&[b"b"], Patience::FOREVER).unwrap();
+            assert!(rings(&bell, 10_000));
+            queue.get(Patience::FOREVER).unwrap();
+            bell.settle();
+            assert!(rings(&bell, 0));
+            queue.get(Patience::FOREVER).unwrap();
+            bell.settle();
+            assert!(!rings(&bell, 0));
+        }
+    }
+
+    #[test]
+    fn a_bell_that_nobody_hears_keeps_no_item_from_a_sleeper() {
+        let queue = RawQueue::new(session().unwrap(), Bounds::default()).unwrap();
+        let _bell = Doorbell::new(&queue, Bell::Readable).unwrap();
+        for _ in 0..50 {
+            let taker = queue.clone();
+            let thread = std::thread::spawn(move || {
+                let deadline = Deadline::after(Duration::from_secs(20));
+                taker.get(Patience::until(deadline)).is_ok()
+            });
+            std::thread::sleep(Duration::from_millis(2));
+            queue.put(&[b"a"], Patience::FOREVER).unwrap();
+            assert!(thread.join().unwrap());
+            _bell.settle();
+        }
+    }
+
+    #[test]
+    fn it_rings_for_room() {
+        let bounds = Bounds {
+            items: Some(1),
+            ..Bounds::default()
+        };
+        let queue = RawQueue::new(session().unwrap(), bounds).unwrap();
+        let bell = Doorbell::new(&queue, Bell::Writable).unwrap();
+        assert!(rings(&bell, 0));
+        queue.put(&[b"a"], Patience::FOREVER).unwrap();
+        bell.settle();
+        assert!(!rings(&bell, 0));
+        queue.get(Patience::FOREVER).unwrap();
+        assert!(rings(&bell, 10_000));
+    }
+}
