@@ -10,6 +10,8 @@ import threading
 
 # In this order: parents before those who derive from them.
 _MODULES: list[str] = [
+    "phalanx.threading",
+    "phalanx.queue",
     "phalanx.synchronize",
     "phalanx.queues",
 ]

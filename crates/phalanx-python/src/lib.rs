@@ -12,7 +12,14 @@ mod message;
 mod pickle;
 mod queue;
 mod semlock;
+mod queue_local;
 mod session;
+mod thread_barrier;
+mod thread_condition;
+mod thread_event;
+mod thread_lock;
+mod thread_semaphore;
+mod thread_wait;
 
 use pyo3::prelude::*;
 
@@ -22,6 +29,12 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     semlock::register(module)?;
     queue::register(module)?;
+    queue_local::register(module)?;
     session::register(module)?;
+    thread_barrier::register(module)?;
+    thread_condition::register(module)?;
+    thread_event::register(module)?;
+    thread_lock::register(module)?;
+    thread_semaphore::register(module)?;
     Ok(())
 }
