@@ -12,6 +12,8 @@ from phalanx import _engine
 
 # In this order: parents before those who derive from them.
 _MODULES: list[str] = [
+    "phalanx.threading",
+    "phalanx.queue",
     "phalanx.synchronize",
     "phalanx.queues",
     "phalanx.sharedctypes",

@@ -216,6 +216,25 @@ impl Message {
         }
     }
 
+    /// Copies the bytes of a payload block that an object owns, and names the objects whose handles are in it. Whoever calls
+    /// it keeps the block from being freed meanwhile.
+    #[must_use]
+    pub fn peek(arena: &Arena, block: BlockRef) -> (Vec<u8>, Vec<BlockRef>) {
+        let handles = match arena.kind_of(block) {
+            Some(Kind::Message) => handles_of(arena, block),
+            _ => 0,
+        };
+        let objects = (0..handles)
+            .filter_map(|handle| BlockRef::from_bits(word(arena, block, HEAD + handle * 8)))
+            .collect();
+        let room = arena.capacity_of(block).saturating_sub(payload_at(handles));
+        let len = (word(arena, block, 8) as usize).min(room);
+        let at = payload(arena, block, len);
+        // SAFETY: `len` bytes that lie in the block, whose owner lets nobody write to them.
+        let bytes = unsafe { std::slice::from_raw_parts(at.as_ptr(), len) };
+        (bytes.to_vec(), objects)
+    }
+
     /// Frees a payload block that an object owned, and gives back the holds that travel in it. For teardowns.
     pub fn discard(arena: &Arena, block: BlockRef) {
         discard(arena, block);

@@ -61,10 +61,23 @@ impl Timeout {
 pub(crate) fn blocking<T: Send>(
     py: Python<'_>,
     timeout: Timeout,
+    operation: impl FnMut(Patience) -> Result<T, WaitError> + Send,
+) -> PyResult<Option<T>> {
+    blocking_until(py, timeout.deadline(), operation)
+}
+
+/// As [`blocking`], for a call that sleeps several times until one moment.
+///
+/// # Errors
+///
+/// What a signal handler raises.
+pub(crate) fn blocking_until<T: Send>(
+    py: Python<'_>,
+    deadline: Option<Deadline>,
     mut operation: impl FnMut(Patience) -> Result<T, WaitError> + Send,
 ) -> PyResult<Option<T>> {
     let patience = Patience {
-        deadline: timeout.deadline(),
+        deadline,
         interruptible: true,
     };
     loop {

@@ -15,8 +15,15 @@ mod handle;
 mod message;
 mod pickle;
 mod queue;
+mod queue_local;
 mod semlock;
 mod session;
+mod thread_barrier;
+mod thread_condition;
+mod thread_event;
+mod thread_lock;
+mod thread_semaphore;
+mod thread_wait;
 mod values;
 mod ward;
 
@@ -32,8 +39,14 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     event::register(module)?;
     message::register(module)?;
     queue::register(module)?;
+    queue_local::register(module)?;
     semlock::register(module)?;
     session::register(module)?;
+    thread_barrier::register(module)?;
+    thread_condition::register(module)?;
+    thread_event::register(module)?;
+    thread_lock::register(module)?;
+    thread_semaphore::register(module)?;
     values::register(module)?;
     ward::register(module)?;
     Ok(())

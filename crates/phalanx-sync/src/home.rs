@@ -212,6 +212,7 @@ pub(crate) fn kind_name(kind: Kind) -> &'static str {
         Kind::End => "Connection",
         Kind::Pool => "Pool",
         Kind::Start => "Process",
+        Kind::Store => "Store",
         _ => "block",
     }
 }

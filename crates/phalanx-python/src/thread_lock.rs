@@ -1,0 +1,306 @@
+//! Locks whose state the other primitives read without a call: what a queue's `mutex` and a condition's lock are made of.
+
+use phalanx_prim::Deadline;
+use phalanx_prim::global::{AtomicBool, AtomicU32, Ordering};
+use phalanx_shm::local_token;
+use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::door::Timeout;
+use crate::thread_wait::{Truth, WaitList};
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Lock>()?;
+    module.add_class::<RLock>()?;
+    Ok(())
+}
+
+/// `threading.TIMEOUT_MAX`: what fits into nanoseconds.
+const TIMEOUT_MAX: f64 = 9_223_372_036.0;
+
+/// Reads what `acquire` of a lock is given: `None` for "do not block", else the deadline.
+fn patience(blocking: bool, timeout: f64) -> PyResult<Option<Option<Deadline>>> {
+    if !blocking {
+        if timeout != -1.0 {
+            return Err(PyValueError::new_err(
+                "can't specify a timeout for a non-blocking call",
+            ));
+        }
+        return Ok(None);
+    }
+    if timeout == -1.0 {
+        return Ok(Some(None));
+    }
+    if timeout < 0.0 {
+        return Err(PyValueError::new_err(
+            "timeout value must be a non-negative number",
+        ));
+    }
+    if timeout > TIMEOUT_MAX {
+        return Err(PyOverflowError::new_err("timeout value is too large"));
+    }
+    Ok(Some(Timeout::from_seconds(Some(timeout))?.deadline()))
+}
+
+/// A lock of the threads of this process.
+#[pyclass(frozen, weakref, module = "phalanx._engine")]
+#[derive(Default)]
+pub(crate) struct Lock {
+    locked: AtomicBool,
+    waiting: WaitList,
+}
+
+impl Lock {
+    pub(crate) fn is_locked(&self) -> bool {
+        self.locked.load(Ordering::Relaxed)
+    }
+
+    /// Takes it if it is free.
+    #[inline]
+    pub(crate) fn try_lock(&self) -> bool {
+        let free = !self.is_locked();
+        if free {
+            self.locked.store(true, Ordering::Relaxed);
+        }
+        free
+    }
+
+    /// Takes it, or returns `false` when the deadline passed.
+    pub(crate) fn lock(&self, py: Python<'_>, deadline: Option<Deadline>) -> PyResult<bool> {
+        while !self.try_lock() {
+            let sleeper = self.waiting.enter();
+            if !self.waiting.wait(py, &sleeper, deadline)? {
+                return Ok(self.try_lock());
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes it, whatever signals come.
+    pub(crate) fn lock_deaf(&self, py: Python<'_>) {
+        while !self.try_lock() {
+            self.waiting.enter().block_deaf(py);
+        }
+    }
+
+    /// Frees it. Returns `false` if it was free.
+    #[inline]
+    pub(crate) fn unlock(&self) -> bool {
+        let was = self.is_locked();
+        self.locked.store(false, Ordering::Relaxed);
+        self.waiting.notify(1);
+        was
+    }
+}
+
+#[pymethods]
+impl Lock {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the lock, waiting for it if asked to; tells whether it was taken.
+    #[pyo3(signature = (blocking=Truth(true), timeout=-1.0), text_signature = "($self, blocking=True, timeout=-1)")]
+    fn acquire(&self, py: Python<'_>, blocking: Truth, timeout: f64) -> PyResult<bool> {
+        match patience(blocking.0, timeout)? {
+            _ if self.try_lock() => Ok(true),
+            None => Ok(false),
+            Some(deadline) => self.lock(py, deadline),
+        }
+    }
+
+    /// As `acquire`.
+    #[pyo3(signature = (blocking=Truth(true), timeout=-1.0), text_signature = "($self, blocking=True, timeout=-1)")]
+    fn acquire_lock(&self, py: Python<'_>, blocking: Truth, timeout: f64) -> PyResult<bool> {
+        self.acquire(py, blocking, timeout)
+    }
+
+    /// Frees the lock.
+    pub(crate) fn release(&self) -> PyResult<()> {
+        if self.unlock() {
+            Ok(())
+        } else {
+            Err(PyRuntimeError::new_err("release unlocked lock"))
+        }
+    }
+
+    /// As `release`.
+    fn release_lock(&self) -> PyResult<()> {
+        self.release()
+    }
+
+    /// Tells whether somebody holds the lock.
+    fn locked(&self) -> bool {
+        self.is_locked()
+    }
+
+    /// As `locked`.
+    fn locked_lock(&self) -> bool {
+        self.is_locked()
+    }
+
+    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
+        self.lock(py, None)
+    }
+
+    #[pyo3(signature = (*_error))]
+    fn __exit__(&self, _error: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.release()
+    }
+
+    fn _at_fork_reinit(&self) {
+        self.locked.store(false, Ordering::Relaxed);
+        self.waiting.clear();
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> String {
+        let state = if slf.get().is_locked() {
+            "locked"
+        } else {
+            "unlocked"
+        };
+        format!("<{state} phalanx.Lock object at {:p}>", slf.as_ptr())
+    }
+}
+
+/// A lock that its owner may take again.
+#[pyclass(frozen, subclass, weakref, module = "phalanx._engine")]
+#[derive(Default)]
+pub(crate) struct RLock {
+    /// The owner's token, 0 for nobody.
+    owner: AtomicU32,
+    count: AtomicU32,
+    waiting: WaitList,
+}
+
+impl RLock {
+    #[inline]
+    pub(crate) fn is_mine(&self) -> bool {
+        self.owner.load(Ordering::Relaxed) == local_token()
+    }
+
+    #[inline]
+    fn try_lock(&self) -> bool {
+        let me = local_token();
+        match self.owner.load(Ordering::Relaxed) {
+            0 => self.owner.store(me, Ordering::Relaxed),
+            owner if owner != me => return false,
+            _ => {}
+        }
+        self.count
+            .store(self.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        true
+    }
+
+    pub(crate) fn lock(&self, py: Python<'_>, deadline: Option<Deadline>) -> PyResult<bool> {
+        while !self.try_lock() {
+            let sleeper = self.waiting.enter();
+            if !self.waiting.wait(py, &sleeper, deadline)? {
+                return Ok(self.try_lock());
+            }
+        }
+        Ok(true)
+    }
+
+    /// Frees it altogether and returns how often it was held.
+    pub(crate) fn unlock_all(&self) -> PyResult<u32> {
+        let count = self.count.load(Ordering::Relaxed);
+        if count == 0 {
+            return Err(PyRuntimeError::new_err("cannot release un-acquired lock"));
+        }
+        self.count.store(0, Ordering::Relaxed);
+        self.owner.store(0, Ordering::Relaxed);
+        self.waiting.notify(1);
+        Ok(count)
+    }
+
+    /// Takes it `count` times, whatever signals come.
+    pub(crate) fn lock_all(&self, py: Python<'_>, count: u32) {
+        while !self.try_lock() {
+            self.waiting.enter().block_deaf(py);
+        }
+        self.count.store(count, Ordering::Relaxed);
+    }
+}
+
+#[pymethods]
+impl RLock {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyAny>>) -> Self {
+        Self::default()
+    }
+
+    /// Takes the lock once more, waiting for it if asked to; tells whether it was taken.
+    #[pyo3(signature = (blocking=Truth(true), timeout=-1.0), text_signature = "($self, blocking=True, timeout=-1)")]
+    fn acquire(&self, py: Python<'_>, blocking: Truth, timeout: f64) -> PyResult<bool> {
+        match patience(blocking.0, timeout)? {
+            _ if self.try_lock() => Ok(true),
+            None => Ok(false),
+            Some(deadline) => self.lock(py, deadline),
+        }
+    }
+
+    /// Gives the lock back once.
+    pub(crate) fn release(&self) -> PyResult<()> {
+        if !self.is_mine() {
+            return Err(PyRuntimeError::new_err("cannot release un-acquired lock"));
+        }
+        match self.count.load(Ordering::Relaxed) {
+            count @ 2.. => self.count.store(count - 1, Ordering::Relaxed),
+            _ => {
+                self.unlock_all()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
+        self.lock(py, None)
+    }
+
+    #[pyo3(signature = (*_error))]
+    fn __exit__(&self, _error: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.release()
+    }
+
+    fn _is_owned(&self) -> bool {
+        self.is_mine()
+    }
+
+    fn _release_save(&self) -> PyResult<(u32, u32)> {
+        let owner = self.owner.load(Ordering::Relaxed);
+        Ok((self.unlock_all()?, owner))
+    }
+
+    fn _acquire_restore(&self, py: Python<'_>, state: (u32, u32)) {
+        self.lock_all(py, state.0);
+    }
+
+    fn _recursion_count(&self) -> u32 {
+        if self.is_mine() {
+            self.count.load(Ordering::Relaxed)
+        } else {
+            0
+        }
+    }
+
+    fn _at_fork_reinit(&self) {
+        self.owner.store(0, Ordering::Relaxed);
+        self.count.store(0, Ordering::Relaxed);
+        self.waiting.clear();
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> String {
+        let lock = slf.get();
+        let count = lock.count.load(Ordering::Relaxed);
+        format!(
+            "<{} phalanx.RLock object owner={} count={count} at {:p}>",
+            if count == 0 { "unlocked" } else { "locked" },
+            lock.owner.load(Ordering::Relaxed),
+            slf.as_ptr()
+        )
+    }
+}
