@@ -176,7 +176,7 @@ pub fn adopt_forked(slot: u16) -> Result<(), OpenError> {
         .get()
         .ok_or(OpenError::Foreign("the parent had none"))?;
     arena.occupy_slot(slot)?;
-    token::set_slot(slot);
+    token::set_slot(slot, arena.generation_of(slot));
     arena.rebuild_holds();
     Ok(())
 }
@@ -238,6 +238,6 @@ extern "C" fn after_fork_child() {
         // Otherwise its parent died already and somebody gave the slot back: the child joins by itself when it must.
         && arena.occupy_slot(slot).is_ok()
     {
-        token::set_slot(slot);
+        token::set_slot(slot, arena.generation_of(slot));
     }
 }

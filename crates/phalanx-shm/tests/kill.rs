@@ -89,7 +89,7 @@ fn start() -> &'static Arena {
 fn dies_at(arena: &'static Arena, point: &'static str, nth: u32, work: impl FnOnce()) -> u16 {
     let slot = arena.reserve_slot().unwrap();
     let child = in_child(move || {
-        adopt_forked(slot);
+        adopt_forked(slot).unwrap();
         points::arm(point, nth);
         work();
     });
@@ -105,7 +105,7 @@ fn dies_at(arena: &'static Arena, point: &'static str, nth: u32, work: impl FnOn
 fn member(arena: &'static Arena, work: impl FnOnce()) -> (Child, u16) {
     let slot = arena.reserve_slot().unwrap();
     let child = in_child(move || {
-        adopt_forked(slot);
+        adopt_forked(slot).unwrap();
         work();
     });
     (child, slot)
@@ -424,7 +424,7 @@ fn a_lock_held_at_death_is_handed_on_and_its_next_owner_told() {
     // While somebody sleeps on it.
     let slot = arena.reserve_slot().unwrap();
     let child = in_child(|| {
-        adopt_forked(slot);
+        adopt_forked(slot).unwrap();
         points::arm_stop("lock.held", 1);
         lock_and_change();
     });
@@ -467,7 +467,7 @@ fn a_wake_owed_by_the_dead_is_paid_by_the_sweep() {
     // An unlocker dies between freeing the lock and waking.
     let slot = arena.reserve_slot().unwrap();
     let child = in_child(|| {
-        adopt_forked(slot);
+        adopt_forked(slot).unwrap();
         let _ = view.lock.lock_forever();
         // Until somebody sleeps on it.
         while view.lock.word().load(Ordering::Relaxed) >> 31 == 0 {
@@ -490,7 +490,7 @@ fn a_wake_owed_by_the_dead_is_paid_by_the_sweep() {
     assert_eq!(view.lock.lock_forever(), Acquired::Clean);
     let slot = arena.reserve_slot().unwrap();
     let child = in_child(|| {
-        adopt_forked(slot);
+        adopt_forked(slot).unwrap();
         points::arm("lock.woken", 1);
         let _ = view.lock.lock_forever();
     });
@@ -528,7 +528,7 @@ fn the_sweep_is_not_held_up_by_another_death() {
     // One child has objects …
     let slot = arena.reserve_slot().unwrap();
     let dead = in_child(|| {
-        adopt_forked(slot);
+        adopt_forked(slot).unwrap();
         let _objects = probe(arena);
         points::arm_stop("arena.allocated", 1);
         churn(arena);
@@ -537,7 +537,7 @@ fn the_sweep_is_not_held_up_by_another_death() {
     // … another stands still while it owns the registry …
     let owner = arena.reserve_slot().unwrap();
     let stuck = in_child(|| {
-        adopt_forked(owner);
+        adopt_forked(owner).unwrap();
         points::arm_stop("registry.counted", 1);
         drop(probe(arena));
     });
