@@ -57,7 +57,7 @@ fn take_all(queue: &RawQueue) -> Vec<u32> {
 fn dies_at(arena: &'static Arena, point: &'static str, nth: u32, work: impl FnOnce()) -> bool {
     let slot = arena.reserve_slot().unwrap();
     let child = in_child(move || {
-        adopt_forked(slot);
+        adopt_forked(slot).unwrap();
         points::arm(point, nth);
         work();
     });

@@ -177,7 +177,7 @@ fn what_a_value_names_lives_as_long_as_the_value() {
 fn dies_at(arena: &'static Arena, point: &'static str, nth: u32, work: impl FnOnce()) -> bool {
     let slot = arena.reserve_slot().unwrap();
     let child = in_child(move || {
-        adopt_forked(slot);
+        adopt_forked(slot).unwrap();
         points::arm(point, nth);
         work();
     });
@@ -304,7 +304,7 @@ fn the_next_owner_recovers_before_any_sweep() {
         let store = Store::new(true).unwrap();
         let slot = arena.reserve_slot().unwrap();
         let child = in_child(|| {
-            adopt_forked(slot);
+            adopt_forked(slot).unwrap();
             points::arm(point, 2);
             let mut model = Vec::new();
             for number in 0..300 {
@@ -336,7 +336,7 @@ fn several_processes_change_one_map() {
         .map(|_| {
             let slot = arena.reserve_slot().unwrap();
             let child = in_child(|| {
-                adopt_forked(slot);
+                adopt_forked(slot).unwrap();
                 for _ in 0..300 {
                     let mut open = open(&store);
                     let entry = open.find(hash(0), &0_u32.to_le_bytes()).unwrap();
