@@ -188,7 +188,7 @@ fn a_wake_that_was_owed_is_given_after_a_death() {
             assert!(dies_at(arena, point, 1, || queue
                 .put(&[&item(1)], Patience::FOREVER)
                 .unwrap()));
-            assert_eq!(waiting.join().unwrap().unwrap(), 1, "{point}");
+            assert_eq!(waiting.join().unwrap(), 1, "{point}");
         });
         let queue = RawQueue::new(
             arena,
@@ -205,7 +205,7 @@ fn a_wake_that_was_owed_is_given_after_a_death() {
             assert!(dies_at(arena, "queue.get.unlocked", 1, || drop(
                 queue.get(Patience::FOREVER).unwrap()
             )));
-            waiting.join().unwrap().unwrap();
+            waiting.join().unwrap();
         });
     }
 }
@@ -265,7 +265,7 @@ fn many_producers_and_consumers_are_killed_at_random() {
         let (theirs, counted) = (queue.clone(), phalanx_sync::Shared::new(0_u32).unwrap());
         let count = counted.clone();
         let producer = in_child(move || {
-            adopt_forked(slots[0]);
+            adopt_forked(slots[0]).unwrap();
             for number in first..first + 9_999 {
                 theirs.put(&[&item(number)], Patience::FOREVER).unwrap();
                 count.set(number - first + 1);
@@ -273,7 +273,7 @@ fn many_producers_and_consumers_are_killed_at_random() {
         });
         let (theirs, into) = (queue.clone(), taken.clone());
         let consumer = in_child(move || {
-            adopt_forked(slots[1]);
+            adopt_forked(slots[1]).unwrap();
             while let Ok(message) = theirs.get(Patience::FOREVER) {
                 into.put(&[&message], Patience::FOREVER).unwrap();
             }
