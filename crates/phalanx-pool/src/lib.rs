@@ -9,7 +9,9 @@ mod error;
 mod handle;
 mod map;
 mod pool;
+mod progress;
 mod record;
+mod thread_map;
 mod threads;
 mod worker;
 
@@ -18,7 +20,9 @@ pub use error::{BuildError, PoolError, SubmitError, WorkerDeath};
 pub use handle::TaskHandle;
 pub use map::{Imap, ImapUnordered, MapHandle, Numbered};
 pub use pool::{InitFn, JoinPoolError, Pool, PoolBuilder, TaskOptions};
+pub use progress::Progress;
+pub use thread_map::{ThreadImap, ThreadImapUnordered, ThreadMapHandle};
 pub use threads::{
-    ThreadImap, ThreadPool, ThreadPoolBuilder, ThreadTask, ThreadTaskError, with_thread_state,
+    Spread, ThreadPool, ThreadPoolBuilder, ThreadTask, ThreadTaskError, with_thread_state,
 };
 pub use worker::{WorkerId, current_worker, worker_state};

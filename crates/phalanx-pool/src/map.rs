@@ -173,6 +173,30 @@ macro_rules! options {
                 self.options = options;
                 self
             }
+
+            /// Shows a progress bar on stderr while the results are taken, if that is a terminal.
+            ///
+            /// ```
+            /// use phalanx_pool::Pool;
+            ///
+            /// fn square(x: u64) -> u64 {
+            ///     x * x
+            /// }
+            ///
+            /// # #[phalanx_macros::main(crate = phalanx_process)]
+            /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+            ///     let pool = Pool::new(2)?;
+            ///     let sum = pool.imap_unordered(square, 0..10).progress().sum::<Result<u64, _>>()?;
+            ///     assert_eq!(sum, 285);
+            ///     Ok(())
+            /// }
+            /// ```
+            pub fn progress(self) -> crate::Progress<Self>
+            where
+                Self: Iterator,
+            {
+                crate::Progress::new(self)
+            }
         }
 
         impl<F, A, M, I> std::fmt::Debug for $Imap<'_, F, A, M, I>

@@ -613,6 +613,9 @@ pub enum JoinPoolError {
     /// It still takes tasks, so joining it would never end.
     #[error("the pool is still open; call close() or terminate() before join()")]
     NotClosed,
+    /// The caller is a task of the pool: it would wait for its own end.
+    #[error("a task of the pool cannot join it; join it from outside")]
+    Current,
     /// Workers still run.
     #[error("timed out: workers still run")]
     TimedOut,

@@ -12,6 +12,7 @@ use phalanx_process::PanicReport;
 use phalanx_thread::panics;
 
 use crate::pool::JoinPoolError;
+use crate::thread_map::{ThreadImap, ThreadImapUnordered, ThreadMapHandle};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -65,6 +66,9 @@ pub enum ThreadTaskError {
     /// The pool was closed before it was submitted.
     #[error("the pool is closed; submit before close()")]
     Closed,
+    /// No thread of the pool is left: the initializer failed in each.
+    #[error("the pool is broken: the initializer failed: {0}")]
+    Broken(String),
 }
 
 enum Stage<R> {
@@ -74,17 +78,32 @@ enum Stage<R> {
     Taken,
 }
 
+type Then<R> = Box<dyn FnOnce(Result<R, ThreadTaskError>) + Send>;
+
+/// Where a task is, and who waits for it.
+struct Place<R> {
+    stage: Stage<R>,
+    wakers: Vec<Waker>,
+    then: Option<Then<R>>,
+}
+
 struct Cell<R> {
-    stage: Mutex<(Stage<R>, Vec<Waker>)>,
+    place: Mutex<Place<R>>,
     done: Condvar,
 }
 
 impl<R> Cell<R> {
     fn finish(&self, result: Result<R, ThreadTaskError>) {
         let wakers = {
-            let mut stage = lock(&self.stage);
-            stage.0 = Stage::Done(result);
-            std::mem::take(&mut stage.1)
+            let mut place = lock(&self.place);
+            if let Some(then) = place.then.take() {
+                place.stage = Stage::Taken;
+                drop(place);
+                call_back(then, result);
+                return;
+            }
+            place.stage = Stage::Done(result);
+            std::mem::take(&mut place.wakers)
         };
         self.done.notify_all();
         wakers.into_iter().for_each(Waker::wake);
@@ -92,10 +111,10 @@ impl<R> Cell<R> {
 
     /// waiting → running; `false` if it was cancelled.
     fn begin(&self) -> bool {
-        let mut stage = lock(&self.stage);
-        let begins = matches!(stage.0, Stage::Waiting);
+        let mut place = lock(&self.place);
+        let begins = matches!(place.stage, Stage::Waiting);
         if begins {
-            stage.0 = Stage::Running;
+            place.stage = Stage::Running;
         }
         begins
     }
@@ -109,9 +128,14 @@ impl<R> Cell<R> {
     }
 }
 
+/// A panicking callback is reported by the panic hook, and costs nothing else.
+fn call_back<R>(then: Then<R>, result: Result<R, ThreadTaskError>) {
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| then(result)));
+}
+
 trait Job: Send {
     fn run(self: Box<Self>, retries: u32);
-    fn drop_waiting(&self);
+    fn drop_waiting(&self, broken: Option<&str>);
 }
 
 struct Task<F, R> {
@@ -139,8 +163,11 @@ where
         self.cell.finish(result);
     }
 
-    fn drop_waiting(&self) {
-        self.cell.end_waiting(ThreadTaskError::Terminated);
+    fn drop_waiting(&self, broken: Option<&str>) {
+        self.cell.end_waiting(match broken {
+            Some(reason) => ThreadTaskError::Broken(reason.to_owned()),
+            None => ThreadTaskError::Terminated,
+        });
     }
 }
 
@@ -149,6 +176,8 @@ struct Line {
     jobs: VecDeque<Box<dyn Job>>,
     closed: bool,
     alive: usize,
+    /// Why no thread is left, if that is the initializer's fault.
+    broken: Option<String>,
 }
 
 struct Core {
@@ -160,6 +189,8 @@ struct Core {
 }
 
 thread_local! {
+    /// The address of the pool whose thread this is.
+    static MINE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
     static STATE: std::cell::RefCell<Option<Box<dyn Any>>> = const { std::cell::RefCell::new(None) };
 }
 
@@ -169,6 +200,7 @@ pub fn with_thread_state<S: Any, R>(f: impl FnOnce(&mut S) -> R) -> Option<R> {
 }
 
 fn run(core: &Core) {
+    MINE.set(std::ptr::from_ref(core) as usize);
     if let Some(initializer) = &core.initializer {
         let state = initializer();
         STATE.with_borrow_mut(|mine| *mine = Some(state));
@@ -287,16 +319,23 @@ impl ThreadPoolBuilder {
             let spawned = std::thread::Builder::new()
                 .name(format!("{}-{number}", self.name))
                 .spawn(move || {
-                    // A panicking initializer ends its thread, reported by the panic hook; the others go on.
-                    let _ = panics::catch(|| run(&core))
-                        .inspect_err(|report| eprintln!("phalanx: {report}"));
+                    // A panicking initializer ends its thread; the others go on.
+                    let failed = panics::catch(|| run(&core))
+                        .inspect_err(|report| eprintln!("phalanx: {report}"))
+                        .err();
                     let mut line = lock(&core.line);
                     line.alive -= 1;
+                    let mut left = VecDeque::new();
                     if line.alive == 0 {
                         // Nobody is left to run them.
                         line.closed = true;
-                        line.jobs.drain(..).for_each(|job| job.drop_waiting());
+                        line.broken = failed.map(|report| report.to_string());
+                        left = std::mem::take(&mut line.jobs);
                     }
+                    let reason = line.broken.clone();
+                    drop(line);
+                    left.iter()
+                        .for_each(|job| job.drop_waiting(reason.as_deref()));
                     core.ended.notify_all();
                 });
             if let Err(error) = spawned {
@@ -356,7 +395,11 @@ impl ThreadPool {
         work: impl FnMut() -> R + Send + 'static,
     ) -> Result<ThreadTask<R>, ThreadTaskError> {
         let cell = Arc::new(Cell {
-            stage: Mutex::new((Stage::Waiting, Vec::new())),
+            place: Mutex::new(Place {
+                stage: Stage::Waiting,
+                wakers: Vec::new(),
+                then: None,
+            }),
             done: Condvar::new(),
         });
         let job = Box::new(Task {
@@ -365,7 +408,10 @@ impl ThreadPool {
         });
         let mut line = lock(&self.core.line);
         if line.closed {
-            return Err(ThreadTaskError::Closed);
+            return Err(match &line.broken {
+                Some(reason) => ThreadTaskError::Broken(reason.clone()),
+                None => ThreadTaskError::Closed,
+            });
         }
         line.jobs.push_back(job);
         drop(line);
@@ -388,27 +434,72 @@ impl ThreadPool {
         R: Send + 'static,
         F: Fn(A) -> R + Send + Sync + 'static,
     {
-        let function = Arc::new(function);
-        let mut tasks = VecDeque::new();
-        for item in items {
-            tasks.push_back(self.submit(&function, item)?);
-        }
-        let mut values = Vec::with_capacity(tasks.len());
-        while let Some(task) = tasks.pop_front() {
-            match task.get() {
-                Ok(value) => values.push(value),
-                Err(error) => {
-                    tasks.iter().for_each(|task| {
-                        task.cancel();
-                    });
-                    return Err(error);
-                }
-            }
-        }
-        Ok(values)
+        self.map_async(function, items)?.get()
     }
 
-    fn submit<A, R, F>(&self, function: &Arc<F>, item: A) -> Result<ThreadTask<R>, ThreadTaskError>
+    /// As [`map`](Self::map) for functions of two to four parameters; the items are tuples.
+    ///
+    /// ```
+    /// use phalanx_pool::ThreadPool;
+    ///
+    /// let pool = ThreadPool::new(2)?;
+    /// assert_eq!(pool.starmap(|a, b| a * b, [(2, 3), (4, 5)])?, [6, 20]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for `map`.
+    pub fn starmap<A, R, F>(
+        &self,
+        function: F,
+        items: impl IntoIterator<Item = A>,
+    ) -> Result<Vec<R>, ThreadTaskError>
+    where
+        A: Send + Clone + 'static,
+        R: Send + 'static,
+        F: Spread<A, R>,
+    {
+        self.map(move |args| function.spread(args), items)
+    }
+
+    /// Submits `function` on each of `items` and returns a handle on all of them, which is a future too.
+    ///
+    /// ```
+    /// use phalanx_pool::ThreadPool;
+    ///
+    /// let pool = ThreadPool::new(2)?;
+    /// let squares = pool.map_async(|x: u64| x * x, 0..4)?;
+    /// assert_eq!(squares.get()?, [0, 1, 4, 9]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ThreadTaskError::Closed`], [`ThreadTaskError::Broken`].
+    pub fn map_async<A, R, F>(
+        &self,
+        function: F,
+        items: impl IntoIterator<Item = A>,
+    ) -> Result<ThreadMapHandle<R>, ThreadTaskError>
+    where
+        A: Send + Clone + 'static,
+        R: Send + 'static,
+        F: Fn(A) -> R + Send + Sync + 'static,
+    {
+        let function = Arc::new(function);
+        let mut map = ThreadMapHandle::new();
+        for item in items {
+            map.push(self.submit(&function, item)?);
+        }
+        Ok(map)
+    }
+
+    pub(crate) fn submit<A, R, F>(
+        &self,
+        function: &Arc<F>,
+        item: A,
+    ) -> Result<ThreadTask<R>, ThreadTaskError>
     where
         A: Send + Clone + 'static,
         R: Send + 'static,
@@ -418,7 +509,7 @@ impl ThreadPool {
         self.apply_async(move || function(item.clone()))
     }
 
-    /// Runs `function` on items as they come, lazily: returns an iterator of results in the order of the items, which takes
+    /// Runs `function` on items as they come, lazily: returns an iterator (and stream) of results in the order of the items, which takes
     /// at most 4 items per thread ahead of the results that were taken.
     pub fn imap<A, R, F, I>(&self, function: F, items: I) -> ThreadImap<'_, R, F, I::IntoIter>
     where
@@ -427,14 +518,32 @@ impl ThreadPool {
         F: Fn(A) -> R + Send + Sync + 'static,
         I: IntoIterator<Item = A>,
     {
-        let window = 4 * self.threads;
-        ThreadImap {
-            pool: self,
-            function: Arc::new(function),
-            items: items.into_iter(),
-            tasks: VecDeque::new(),
-            window,
-        }
+        ThreadImap::new(self, function, items.into_iter())
+    }
+
+    /// As [`imap`](Self::imap); the results come in the order in which they are done.
+    ///
+    /// ```
+    /// use phalanx_pool::ThreadPool;
+    ///
+    /// let pool = ThreadPool::new(2)?;
+    /// let mut all = pool.imap_unordered(|x: u64| x + 1, 0..4).collect::<Result<Vec<_>, _>>()?;
+    /// all.sort_unstable();
+    /// assert_eq!(all, [1, 2, 3, 4]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn imap_unordered<A, R, F, I>(
+        &self,
+        function: F,
+        items: I,
+    ) -> ThreadImapUnordered<'_, R, F, I::IntoIter>
+    where
+        A: Send + Clone + 'static,
+        R: Send + 'static,
+        F: Fn(A) -> R + Send + Sync + 'static,
+        I: IntoIterator<Item = A>,
+    {
+        ThreadImapUnordered::new(self, function, items.into_iter())
     }
 
     /// Refuses further tasks. Those submitted are still done, then the threads end.
@@ -450,7 +559,7 @@ impl ThreadPool {
             line.closed = true;
             std::mem::take(&mut line.jobs)
         };
-        jobs.iter().for_each(|job| job.drop_waiting());
+        jobs.iter().for_each(|job| job.drop_waiting(None));
         self.core.more.notify_all();
     }
 
@@ -477,6 +586,9 @@ impl ThreadPool {
         if !line.closed {
             return Err(JoinPoolError::NotClosed);
         }
+        if self.is_ours() {
+            return Err(JoinPoolError::Current);
+        }
         let (_line, ended) = wait_until(&self.core.ended, line, timeout, |line| line.alive == 0);
         if ended {
             Ok(())
@@ -486,67 +598,43 @@ impl ThreadPool {
     }
 }
 
+impl ThreadPool {
+    /// Returns `true` in a thread of this pool.
+    fn is_ours(&self) -> bool {
+        MINE.get() == Arc::as_ptr(&self.core) as usize
+    }
+}
+
 impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.terminate();
+        // Its last handle may go in one of its own tasks: that one ends by itself.
         let _ = self.join();
     }
 }
 
-/// Results in the order of the items. See [`ThreadPool::imap`].
-#[must_use = "a lazy map does nothing until it is asked for results"]
-pub struct ThreadImap<'a, R, F, I> {
-    pool: &'a ThreadPool,
-    function: Arc<F>,
-    items: I,
-    tasks: VecDeque<ThreadTask<R>>,
-    window: usize,
+/// A function of two to four parameters that takes them as a tuple; see [`ThreadPool::starmap`].
+pub trait Spread<Args, R>: Send + Sync + 'static {
+    /// Calls it.
+    fn spread(&self, args: Args) -> R;
 }
 
-impl<R, F, I> ThreadImap<'_, R, F, I> {
-    /// Takes at most so many items ahead of the results that were taken. Default: 4 per thread.
-    pub fn window(mut self, items: usize) -> Self {
-        self.window = items.max(1);
-        self
-    }
-}
-
-impl<R, F, I> std::fmt::Debug for ThreadImap<'_, R, F, I> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ThreadImap")
-            .field("window", &self.window)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<A, R, F, I> Iterator for ThreadImap<'_, R, F, I>
-where
-    A: Send + Clone + 'static,
-    R: Send + 'static,
-    F: Fn(A) -> R + Send + Sync + 'static,
-    I: Iterator<Item = A>,
-{
-    type Item = Result<R, ThreadTaskError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        while self.tasks.len() < self.window {
-            let Some(item) = self.items.next() else { break };
-            match self.pool.submit(&self.function, item) {
-                Ok(task) => self.tasks.push_back(task),
-                Err(error) => return Some(Err(error)),
+macro_rules! spread {
+    ($($arg:ident)+) => {
+        impl<F, R, $($arg),+> Spread<($($arg,)+), R> for F
+        where
+            F: Fn($($arg),+) -> R + Send + Sync + 'static,
+        {
+            #[expect(non_snake_case, reason = "one name for the type and its value")]
+            fn spread(&self, ($($arg,)+): ($($arg,)+)) -> R {
+                self($($arg),+)
             }
         }
-        self.tasks.pop_front().map(ThreadTask::get)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        let (low, high) = self.items.size_hint();
-        (
-            low + self.tasks.len(),
-            high.map(|high| high + self.tasks.len()),
-        )
-    }
+    };
 }
+spread!(A B);
+spread!(A B C);
+spread!(A B C D);
 
 /// A task submitted to a [`ThreadPool`]. Dropping it lets the task run and forgets the result.
 #[must_use = "dropping it forgets the result"]
@@ -562,22 +650,22 @@ impl<R> std::fmt::Debug for ThreadTask<R> {
     }
 }
 
-fn is_done<R>(stage: &(Stage<R>, Vec<Waker>)) -> bool {
-    matches!(stage.0, Stage::Done(_) | Stage::Taken)
+fn is_done<R>(place: &Place<R>) -> bool {
+    matches!(place.stage, Stage::Done(_) | Stage::Taken)
 }
 
 impl<R> ThreadTask<R> {
     /// Returns `true` if the task is done, well or not.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        is_done(&lock(&self.cell.stage))
+        is_done(&lock(&self.cell.place))
     }
 
     /// Blocks until the task is done, for at most `timeout`; returns whether it is.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         wait_until(
             &self.cell.done,
-            lock(&self.cell.stage),
+            lock(&self.cell.place),
             Some(timeout),
             is_done,
         )
@@ -589,14 +677,37 @@ impl<R> ThreadTask<R> {
         self.cell.end_waiting(ThreadTaskError::Cancelled)
     }
 
+    /// Calls `then` with the result, in the thread that ends the task (so it does not block for long), or here and now if it
+    /// is done already.
+    ///
+    /// ```
+    /// use phalanx_pool::ThreadPool;
+    ///
+    /// let (sender, receiver) = std::sync::mpsc::channel();
+    /// let pool = ThreadPool::new(1)?;
+    /// pool.apply_async(|| 6 * 7)?.then(move |result| drop(sender.send(result.unwrap())));
+    /// assert_eq!(receiver.recv()?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn then(self, then: impl FnOnce(Result<R, ThreadTaskError>) + Send + 'static) {
+        let mut place = lock(&self.cell.place);
+        if is_done(&place) {
+            let result = take(&mut place.stage);
+            drop(place);
+            call_back(Box::new(then), result);
+        } else {
+            place.then = Some(Box::new(then));
+        }
+    }
+
     /// Blocks until the task is done and returns its value.
     ///
     /// # Errors
     ///
     /// [`ThreadTaskError`]: how it ended instead.
     pub fn get(self) -> Result<R, ThreadTaskError> {
-        let (mut stage, _) = wait_until(&self.cell.done, lock(&self.cell.stage), None, is_done);
-        take(&mut stage.0)
+        let (mut place, _) = wait_until(&self.cell.done, lock(&self.cell.place), None, is_done);
+        take(&mut place.stage)
     }
 
     /// As [`get`](Self::get), for at most `timeout`; can be called again when it was too short.
@@ -605,14 +716,14 @@ impl<R> ThreadTask<R> {
     ///
     /// [`ThreadTaskError::NotDone`], or how it ended instead of with a value.
     pub fn get_timeout(&self, timeout: Duration) -> Result<R, ThreadTaskError> {
-        let (mut stage, done) = wait_until(
+        let (mut place, done) = wait_until(
             &self.cell.done,
-            lock(&self.cell.stage),
+            lock(&self.cell.place),
             Some(timeout),
             is_done,
         );
         if done {
-            take(&mut stage.0)
+            take(&mut place.stage)
         } else {
             Err(ThreadTaskError::NotDone(timeout))
         }
@@ -631,12 +742,18 @@ impl<R> Future for ThreadTask<R> {
     type Output = Result<R, ThreadTaskError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut stage = lock(&self.cell.stage);
-        if is_done(&stage) {
-            return Poll::Ready(take(&mut stage.0));
+        self.poll_result(cx)
+    }
+}
+
+impl<R> ThreadTask<R> {
+    pub(crate) fn poll_result(&self, cx: &mut Context<'_>) -> Poll<Result<R, ThreadTaskError>> {
+        let mut place = lock(&self.cell.place);
+        if is_done(&place) {
+            return Poll::Ready(take(&mut place.stage));
         }
-        if !stage.1.iter().any(|waker| waker.will_wake(cx.waker())) {
-            stage.1.push(cx.waker().clone());
+        if !place.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            place.wakers.push(cx.waker().clone());
         }
         Poll::Pending
     }

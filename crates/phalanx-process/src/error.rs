@@ -122,7 +122,7 @@ pub enum ProcessError {
     #[error("interrupted by a signal")]
     Interrupted,
     /// The caller is that process.
-    #[error("a process cannot join itself")]
+    #[error("a process cannot join itself; join it in the process that started it")]
     Current,
     /// The caller is not the process that started it.
     #[error("process {0} was started by another process; only that one can join it")]

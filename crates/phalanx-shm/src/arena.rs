@@ -901,9 +901,15 @@ impl Arena {
     /// [`AllocError`] when memory or addresses are short.
     pub fn emplace_with<T: Placed>(&self, value: T, extra: usize) -> Result<BlockRef, AllocError> {
         const { assert!(align_of::<T>() <= WIDE) };
+        let whole = size_of::<T>()
+            .checked_add(extra)
+            .ok_or(AllocError::Exhausted {
+                requested: extra,
+                reserved: self.region.len(),
+            })?;
         // Mere bytes until it is complete: whoever sweeps after our death must not take what lies there for a `T`.
-        let block = self.alloc(size_of::<T>() + extra, Kind::Bytes)?;
-        let at = self.region.at(block.offset(), size_of::<T>() + extra);
+        let block = self.alloc(whole, Kind::Bytes)?;
+        let at = self.region.at(block.offset(), whole);
         // SAFETY: the block has room for `T` plus `extra` (asked for above), and is ours alone until handed on.
         let behind = unsafe { at.add(size_of::<T>()) };
         // SAFETY: as above; `extra` bytes lie behind the value.

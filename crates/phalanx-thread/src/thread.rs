@@ -27,7 +27,7 @@ pub enum JoinError {
         after: Duration,
     },
     /// A thread cannot wait for its own end.
-    #[error("a thread cannot join itself")]
+    #[error("a thread cannot join itself; join it from another thread")]
     Current,
     /// Its value was taken before.
     #[error("the value of thread {0} was taken already")]

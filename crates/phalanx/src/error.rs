@@ -3,7 +3,7 @@
 use crate::{
     BarrierError, BuildError, CreateError, GetError, JoinError, JoinPoolError, LockError,
     OverRelease, OwnerDied, PoolError, ProcessError, PutError, PutErrorKind, StartError,
-    SubmitError, TaskDoneError,
+    SubmitError, TaskDoneError, ThreadTaskError,
 };
 
 /// Any error of this crate, for `?` in programs that only report it. Each operation has a smaller one of its own.
@@ -28,6 +28,12 @@ pub enum Error {
     /// A task ended without a value.
     #[error(transparent)]
     Pool(#[from] PoolError),
+    /// A task of a pool of threads ended without a value.
+    #[error(transparent)]
+    ThreadTask(#[from] ThreadTaskError),
+    /// A thread ended without a value.
+    #[error(transparent)]
+    Thread(#[from] crate::thread::JoinError),
     /// A pool was not joined.
     #[error(transparent)]
     JoinPool(#[from] JoinPoolError),

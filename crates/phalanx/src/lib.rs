@@ -59,9 +59,9 @@ pub use phalanx_channel::{
 pub use phalanx_macros::{main, task};
 pub use phalanx_pool::{
     BuildError, Imap, ImapUnordered, JoinPoolError, MapHandle, Pool, PoolBuilder, PoolError,
-    PoolStats, SubmitError, TaskHandle, TaskOptions, ThreadPool, ThreadPoolBuilder, ThreadTask,
-    ThreadTaskError, WorkerDeath, WorkerId, WorkerStats, current_worker, with_thread_state,
-    worker_state,
+    PoolStats, Progress, SubmitError, TaskHandle, TaskOptions, ThreadImap, ThreadImapUnordered,
+    ThreadMapHandle, ThreadPool, ThreadPoolBuilder, ThreadTask, ThreadTaskError, WorkerDeath,
+    WorkerId, WorkerStats, current_worker, with_thread_state, worker_state,
 };
 pub use phalanx_process::{
     ActiveChild, Builder as ProcessBuilder, Death, ExitStatus, Fork, ForkedChild, MemoryVerdict,
