@@ -2,9 +2,93 @@
 
 Three doors to the same thing: ``import phalanx as mp``; ``phalanx.install()``, after which ``multiprocessing``,
 ``threading`` and ``queue`` hand out this package's objects, here and in every child; ``python -m phalanx app.py``.
+
+Importing the package starts nothing and imports nothing of ``multiprocessing``: that comes with the first use.
 """
 
 from phalanx._engine import __version__
 from phalanx._install import install, installed, uninstall
 
-__all__ = ["__version__", "install", "installed", "uninstall"]
+# What `multiprocessing` has, from this package's contexts.
+_API = (
+    "Array",
+    "AuthenticationError",
+    "Barrier",
+    "BoundedSemaphore",
+    "BufferTooShort",
+    "Condition",
+    "Event",
+    "JoinableQueue",
+    "Lock",
+    "Manager",
+    "Pipe",
+    "Pool",
+    "Process",
+    "ProcessError",
+    "Queue",
+    "RLock",
+    "RawArray",
+    "RawValue",
+    "Semaphore",
+    "SimpleQueue",
+    "TimeoutError",
+    "Value",
+    "active_children",
+    "allow_connection_pickling",
+    "cpu_count",
+    "current_process",
+    "freeze_support",
+    "get_all_start_methods",
+    "get_context",
+    "get_logger",
+    "get_start_method",
+    "log_to_stderr",
+    "parent_process",
+    "reducer",
+    "set_executable",
+    "set_forkserver_preload",
+    "set_start_method",
+)
+
+# What only this package has, by the module that has it.
+_MORE: dict[str, str] = {}
+
+# Modules of `multiprocessing` that programs use by name, here with this package's classes.
+_SUBMODULES = (
+    "connection",
+    "dummy",
+    "managers",
+    "pool",
+    "queues",
+    "shared_memory",
+    "sharedctypes",
+    "synchronize",
+)
+
+__all__ = ["__version__", "install", "installed", "uninstall", *_MORE, *_API]
+
+
+def __getattr__(name: str):
+    if name in _API:
+        from phalanx import _context
+
+        value = getattr(_context.default, name)
+        if name == "reducer":
+            # Programs replace it in the context.
+            return value
+    elif name in _MORE:
+        from importlib import import_module
+
+        value = getattr(import_module(_MORE[name]), name)
+    elif name in _SUBMODULES:
+        from importlib import import_module
+
+        return import_module(f"phalanx.{name}")
+    else:
+        raise AttributeError(f"module 'phalanx' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__, *_SUBMODULES})

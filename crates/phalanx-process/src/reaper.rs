@@ -46,6 +46,8 @@ struct Doomed {
 
 /// While above 0 no thread is started: some process is about to fork.
 static PAUSED: AtomicU32 = AtomicU32::new(0);
+/// The thread is to be started when there is an occasion.
+static DEFERRED: AtomicBool = AtomicBool::new(false);
 /// The thread is to end.
 static STOP: AtomicBool = AtomicBool::new(false);
 /// The thread's id, for the kernel.
@@ -121,6 +123,7 @@ impl Reaper {
             return Ok(());
         }
         STOP.store(false, Ordering::Relaxed);
+        DEFERRED.store(false, Ordering::Relaxed);
         let thread = std::thread::Builder::new()
             .name("phalanx-reaper".to_owned())
             .stack_size(256 * 1024)
@@ -178,9 +181,33 @@ pub(crate) fn resume() {
     }
 }
 
+/// Undoes one [`pause`], but leaves it to [`resume_now`] to start the thread: whoever forked still looks at the threads.
+pub(crate) fn resume_later() {
+    if PAUSED.fetch_sub(1, Ordering::Relaxed) == 1 {
+        DEFERRED.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Starts the thread if a fork has left that for later.
+#[inline]
+pub(crate) fn resume_now() {
+    if DEFERRED.load(Ordering::Relaxed) {
+        start_deferred();
+    }
+}
+
+#[cold]
+fn start_deferred() {
+    if let Some(reaper) = reaper().as_mut() {
+        // As above.
+        let _ = reaper.start();
+    }
+}
+
 /// In a forked child: its parent's pauses are not its own.
 pub(crate) fn forget_pauses() {
     PAUSED.store(0, Ordering::Relaxed);
+    DEFERRED.store(false, Ordering::Relaxed);
 }
 
 /// Notes a slot that was promised to the child of a fork by hand.

@@ -173,11 +173,22 @@ pub fn before_fork() {
     }
 }
 
-/// To be called in the parent after each fork, also after one that failed.
-pub fn after_fork() {
+/// To be called in the parent after each fork, also after one that failed. With `later`, the engine's thread is not started
+/// before [`resume`] or the next start of a process.
+pub fn after_fork(later: bool) {
     for _ in 0..PAUSES.take() {
-        reaper::resume();
+        if later {
+            reaper::resume_later();
+        } else {
+            reaper::resume();
+        }
     }
+}
+
+/// Starts the engine's thread if [`after_fork`] has left that for later. Cheap otherwise.
+#[inline]
+pub fn resume() {
+    reaper::resume_now();
 }
 
 /// Makes this process one that only forks wards of others: it has no thread of the engine's, and its children have no place

@@ -76,6 +76,8 @@ pub(crate) fn blocking_until<T: Send>(
     deadline: Option<Deadline>,
     mut operation: impl FnMut(Patience) -> Result<T, WaitError> + Send,
 ) -> PyResult<Option<T>> {
+    // Whoever waits may wait for what a dead process holds.
+    phalanx_process::resume_after_fork();
     let patience = Patience {
         deadline,
         interruptible: true,

@@ -11,6 +11,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(has_session, module)?)?;
     module.add_function(wrap_pyfunction!(arena_fd, module)?)?;
     module.add_function(wrap_pyfunction!(slot, module)?)?;
+    module.add_function(wrap_pyfunction!(processes, module)?)?;
     module.add_function(wrap_pyfunction!(usage, module)?)?;
     Ok(())
 }
@@ -42,4 +43,14 @@ fn slot() -> u16 {
 fn usage() -> PyResult<(usize, usize, u64)> {
     let usage = session().map_err(raise)?.usage();
     Ok((usage.blocks, usage.bytes, usage.committed))
+}
+
+/// Returns slot, process id and parent's slot of every process of the tree that runs or is being started.
+#[pyfunction]
+fn processes() -> PyResult<Vec<(u16, u32, u16)>> {
+    let processes = session().map_err(raise)?.processes();
+    Ok(processes
+        .iter()
+        .map(|one| (one.slot, one.pid, one.parent))
+        .collect())
 }

@@ -5,6 +5,8 @@
 )]
 
 use std::os::fd::AsRawFd;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use phalanx_process::{self as process, ExitStatus};
 use phalanx_shm::session_if_any;
@@ -29,14 +31,11 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 
 /// The place in the tree of a process that is about to be started; given back if it is not.
 #[pyclass(module = "phalanx._engine", frozen)]
-struct Ward(std::sync::Mutex<Option<process::Ward>>);
+struct Ward(Mutex<Option<process::Ward>>);
 
 impl Ward {
     fn with<T>(&self, use_it: impl FnOnce(&process::Ward) -> T) -> PyResult<T> {
-        let ward = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let ward = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let ward = ward.as_ref().ok_or_else(started_already)?;
         Ok(use_it(ward))
     }
@@ -52,7 +51,7 @@ impl Ward {
     fn new() -> PyResult<Self> {
         let ward =
             process::Ward::reserve().map_err(|error| PyOSError::new_err(error.to_string()))?;
-        Ok(Self(std::sync::Mutex::new(Some(ward))))
+        Ok(Self(Mutex::new(Some(ward))))
     }
 
     /// Returns what the child must be told for `enter()`: arena's descriptor, line's descriptor, slot, the arena's name.
@@ -69,11 +68,8 @@ impl Ward {
 
     /// Watches the process that was started.
     fn started(&self, pid: u32) -> PyResult<()> {
-        let ward = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .take();
+        let ward = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        process::resume_after_fork();
         ward.ok_or_else(started_already)?.started(pid)?;
         Ok(())
     }
@@ -117,6 +113,75 @@ fn before_fork(py: Python<'_>) {
 }
 
 #[pyfunction]
-fn after_fork() {
-    process::after_fork();
+fn after_fork(py: Python<'_>) -> PyResult<()> {
+    // From 3.12 on the interpreter counts this process's threads after the handlers have run, and warns of a second one.
+    let counts = py.version_info() >= (3, 12);
+    process::after_fork(counts && session_if_any().is_some());
+    if counts && session_if_any().is_some() {
+        resume_after(py)?;
+    }
+    Ok(())
+}
+
+/// A fork whose call may not have returned yet: the frame that made it, and where in its code.
+struct Forking {
+    frame: Py<PyAny>,
+    at: i64,
+    until: Instant,
+}
+
+static FORKING: Mutex<Option<Forking>> = Mutex::new(None);
+
+/// Handlers of others may run between now and the interpreter's look at the threads.
+const HANDLERS: Duration = Duration::from_millis(100);
+
+fn current_frame(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    py.import("sys")?.call_method0("_getframe")
+}
+
+/// Starts the engine's thread once the call that forked has returned.
+fn resume_after(py: Python<'_>) -> PyResult<()> {
+    let frame = current_frame(py)?;
+    let forking = Forking {
+        at: frame.getattr("f_lasti")?.extract()?,
+        frame: frame.unbind(),
+        until: Instant::now() + HANDLERS,
+    };
+    *FORKING.lock().unwrap_or_else(PoisonError::into_inner) = Some(forking);
+    if !call_soon() {
+        process::resume_after_fork();
+    }
+    Ok(())
+}
+
+/// Has the interpreter's main thread call [`has_forked`] between two instructions; `false` if too many such calls wait.
+fn call_soon() -> bool {
+    // SAFETY: a function without state; the interpreter calls it at most once, with its lock held.
+    unsafe { pyo3::ffi::Py_AddPendingCall(Some(has_forked), std::ptr::null_mut()) == 0 }
+}
+
+extern "C" fn has_forked(_: *mut std::ffi::c_void) -> std::ffi::c_int {
+    // SAFETY: the interpreter makes these calls with its lock held and the thread attached.
+    let py = unsafe { Python::assume_attached() };
+    let forking = FORKING
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    if let Some(forking) = forking
+        && is_still_forking(py, &forking).unwrap_or(false)
+    {
+        *FORKING.lock().unwrap_or_else(PoisonError::into_inner) = Some(forking);
+        if call_soon() {
+            return 0;
+        }
+    }
+    process::resume_after_fork();
+    0
+}
+
+/// Tells whether a handler of somebody's is running inside the call that forked.
+fn is_still_forking(py: Python<'_>, forking: &Forking) -> PyResult<bool> {
+    let frame = forking.frame.bind(py);
+    let at: i64 = frame.getattr("f_lasti")?.extract()?;
+    Ok(at == forking.at && !current_frame(py)?.is(frame) && Instant::now() < forking.until)
 }

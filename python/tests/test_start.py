@@ -1,0 +1,267 @@
+"""Starting processes: each has its place in the tree, keeps it to its end, and does not outlive its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+METHODS = ["fork", "spawn", "forkserver"]
+
+
+def run(code, tmp_path, *args, **kwargs):
+    """Run a program of its own, with a main module that children can import."""
+    program = tmp_path / "program.py"
+    program.write_text(code)
+    done = subprocess.run(
+        [sys.executable, *args, str(program)], capture_output=True, text=True, timeout=90, cwd=tmp_path, **kwargs
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def gone(pid):
+    """Tell whether a process has ended; a zombie has."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def wait_gone(pids):
+    while not all(map(gone, pids)):
+        time.sleep(0.01)
+
+
+TREE = """
+import multiprocessing, os, sys, time
+{install}
+
+def report(queue):
+    from phalanx import _engine, installed
+    queue.put((os.getpid(), _engine.has_session(), _engine.slot(), installed()))
+
+def grandchild(queue):
+    report(queue)
+    process = multiprocessing.get_context({method!r}).Process(target=report, args=(queue,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+if __name__ == "__main__":
+    from phalanx import _engine, installed
+    context = multiprocessing.get_context({method!r})
+    queue = context.SimpleQueue()
+    process = context.Process(target=grandchild, args=(queue,))
+    process.start()
+    seen = [(os.getpid(), True, _engine.slot(), installed()), queue.get(), queue.get()]
+    process.join()
+    assert process.exitcode == 0
+    assert len({{pid for pid, *_ in seen}}) == 3
+    assert len({{slot for _, _, slot, _ in seen}}) == 3, seen
+    assert all(session for _, session, _, _ in seen), seen
+    assert all(is_installed == {installed} for *_, is_installed in seen), seen
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("install", "installed"),
+    [("import phalanx; phalanx.install()", True), ("import phalanx; phalanx.get_context(); phalanx._engine.slot()", False)],
+)
+def test_children_and_grandchildren_are_in_the_tree(method, install, installed, tmp_path):
+    # Said under the main guard as well, so that children do not have it from their main module.
+    head, _, rest = TREE.partition('if __name__ == "__main__":\n')
+    code = head.replace("{install}", "") + 'if __name__ == "__main__":\n    ' + install + "\n" + rest
+    run(code.format(method=method, installed=installed), tmp_path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_exit_codes_are_told(method, tmp_path):
+    code = f"""
+import multiprocessing, os, signal, sys
+def leave(how):
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.exit(how)
+if __name__ == "__main__":
+    import phalanx; phalanx.install()
+    context = multiprocessing.get_context({method!r})
+    for how, code in [(None, 0), (7, 7), ("kill", -9), (0, 0)]:
+        process = context.Process(target=leave, args=(how,))
+        process.start()
+        process.join()
+        assert process.exitcode == code, (how, process.exitcode)
+        process.close()
+    print(len(phalanx._engine.processes()))
+"""
+    # The program itself, and the server where there is one.
+    assert run(code, tmp_path).stdout.strip() == ("2" if method == "forkserver" else "1")
+
+
+FAMILY = r"""
+import multiprocessing, os, sys, time
+def below(depth, method):
+    # One write each: they share the pipe.
+    os.write(1, b"%d\n" % os.getpid())
+    if depth:
+        process = multiprocessing.get_context(method).Process(target=below, args=(depth - 1, method))
+        process.start()
+    time.sleep(600)
+if __name__ == "__main__":
+    import phalanx; phalanx.install()
+    method = sys.argv[1]
+    below(2, method)
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("victim", ["head", "middle"])
+def test_nobody_outlives_a_killed_parent(method, victim, tmp_path):
+    program = tmp_path / "family.py"
+    program.write_text(FAMILY)
+    head = subprocess.Popen([sys.executable, program, method], stdout=subprocess.PIPE, text=True)
+    pids = []
+    while len(pids) < 3:
+        line = head.stdout.readline().strip()
+        assert line, "the family ended by itself"
+        pids.append(int(line))
+    assert pids[0] == head.pid
+    try:
+        if victim == "head":
+            head.kill()
+            wait_gone(pids)
+        else:
+            os.kill(pids[1], signal.SIGKILL)
+            wait_gone(pids[1:])
+            assert head.poll() is None
+    finally:
+        head.kill()
+        head.wait()
+        head.stdout.close()
+        wait_gone(pids)
+
+
+def test_a_fork_by_hand_outlives_its_parent(tmp_path):
+    code = """
+import os, time, sys
+import phalanx; phalanx.install()
+import multiprocessing
+multiprocessing.get_context("fork").Process(target=int).start()
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        # The daemon: its own processes are as safe as anybody's.
+        os.close(reader)
+        time.sleep(0.3)
+        process = multiprocessing.get_context("fork").Process(target=os.write, args=(writer, b"child "))
+        process.start()
+        process.join()
+        os.write(writer, b"daemon")
+        os._exit(0)
+    os._exit(0)
+os.close(writer)
+os.wait()
+print(reader)
+if os.fork() != 0:
+    os._exit(0)
+data = b""
+while chunk := os.read(reader, 100):
+    data += chunk
+print(data.decode(), flush=True)
+"""
+    assert run(code, tmp_path).stdout.splitlines()[-1] == "child daemon"
+
+
+def test_forks_are_those_of_one_thread(tmp_path):
+    code = """
+import os, multiprocessing, time, warnings
+import phalanx; phalanx.install()
+if __name__ == "__main__":
+    process = multiprocessing.get_context("fork").Process(target=int)
+    process.start()
+    # The engine's thread watches it.
+    assert len(os.listdir("/proc/self/task")) == 2
+    warnings.showwarning = lambda message, *rest: print("warned:", message)
+    for _ in range(20):
+        warnings.simplefilter("always")
+        pid = os.fork()
+        if pid == 0:
+            os._exit(len(os.listdir("/proc/self/task")))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+        while len(os.listdir("/proc/self/task")) != 2:
+            time.sleep(0.001)
+    process.join()
+"""
+    done = run(code, tmp_path)
+    assert done.stdout == "" and done.stderr == ""
+
+
+def test_the_fork_server_imports_the_main_module_once(tmp_path):
+    code = """
+import multiprocessing, os, sys
+with open("imports.txt", "a") as file:
+    print(__name__, os.getpid(), file=file)
+def target(): pass
+if __name__ == "__main__":
+    import phalanx; phalanx.install()
+    context = multiprocessing.get_context("forkserver")
+    for _ in range(3):
+        process = context.Process(target=target)
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    from multiprocessing.forkserver import _forkserver
+    server = _forkserver._forkserver_pid
+    print(server)
+    _forkserver._stop()
+    assert _forkserver._forkserver_pid is None
+"""
+    server = run(code, tmp_path).stdout.strip()
+    lines = (tmp_path / "imports.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["__main__", "__mp_main__"]
+    assert lines[1].split()[1] == server
+    assert gone(int(server))
+
+
+def test_a_main_module_that_fails_or_starts_threads_is_not_kept_warm(tmp_path):
+    code = """
+import multiprocessing, os, sys, threading, time
+if __name__ == "__mp_main__":
+    if os.environ["HOW"] == "fails" and os.getppid() == int(os.environ["HEAD"]):
+        raise OSError("only in the server")
+    if os.environ["HOW"] == "thread":
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+def target():
+    sys.exit(10 + threading.active_count())
+if __name__ == "__main__":
+    import phalanx; phalanx.install()
+    os.environ["HEAD"] = str(os.getpid())
+    process = multiprocessing.get_context("forkserver").Process(target=target)
+    process.start()
+    process.join()
+    print(process.exitcode)
+"""
+    assert run(code, tmp_path, env={**os.environ, "HOW": "fails"}).stdout.strip() == "11"
+    assert run(code, tmp_path, env={**os.environ, "HOW": "thread"}).stdout.strip() == "12"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_starting_does_not_warn(method, tmp_path):
+    code = f"""
+import multiprocessing
+def target(): pass
+if __name__ == "__main__":
+    import phalanx; phalanx.install()
+    for _ in range(2):
+        process = multiprocessing.get_context({method!r}).Process(target=target)
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+"""
+    done = run(code, tmp_path, "-W", "error")
+    assert done.stdout == "" and done.stderr == ""
