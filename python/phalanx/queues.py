@@ -9,6 +9,7 @@ standard library's code, unchanged.
 
 import collections
 import errno
+import sys
 import threading
 import types
 import warnings
@@ -96,6 +97,39 @@ class Queue(_engine.Queue, _StockQueue):
         except Exception as caught:
             self._on_queue_feeder_error(caught, obj)
 
+    async def get_async(self):
+        """Take an object out of the queue; other coroutines run until there is one."""
+        while True:
+            try:
+                return self.get(False)
+            except Empty:
+                await self._rung(False)
+
+    async def put_async(self, obj):
+        """Put an object into the queue; other coroutines run until there is room."""
+        while True:
+            try:
+                self.put(obj, False)
+                return
+            except Full:
+                await self._rung(True)
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        # As long as this process uses the queue there may be another item.
+        if self._closed:
+            raise StopAsyncIteration
+        return await self.get_async()
+
+    def _rung(self, writable):
+        if not self._native:
+            raise TypeError(f"{type(self).__name__} overrides how the standard library's queue works, which no coroutine can await")
+        from phalanx._bells import rung
+
+        return rung(self, writable)
+
     def qsize(self):
         """Return the number of items; a moment later it may be another."""
         if not self._native:
@@ -143,6 +177,16 @@ class Queue(_engine.Queue, _StockQueue):
         self.join_thread()
 
     __class_getitem__ = classmethod(types.GenericAlias)
+
+
+def _safe_queue():
+    # concurrent.futures has made a subclass already, if it was imported before us.
+    futures = sys.modules.get("concurrent.futures.process")
+    stock = getattr(futures, "_SafeQueue", None)
+    if stock is None or issubclass(stock, Queue):
+        return stock
+    # Its methods go on to the next class, which is ours here.
+    return type("_SafeQueue", (stock, Queue), {"__module__": stock.__module__, "__doc__": stock.__doc__})
 
 
 class JoinableQueue(Queue, _StockJoinableQueue):
@@ -372,4 +416,5 @@ PATCHES = [
     ("multiprocessing.queues", "JoinableQueue", JoinableQueue),
     ("multiprocessing.queues", "SimpleQueue", SimpleQueue),
     ("?concurrent.futures.process", "Queue", Queue),
+    ("?concurrent.futures.process", "_SafeQueue", _safe_queue()),
 ]
