@@ -14,6 +14,7 @@ _MODULES: list[str] = [
     "phalanx.queue",
     "phalanx.synchronize",
     "phalanx.queues",
+    "phalanx.managers",
 ]
 
 _lock = threading.Lock()
