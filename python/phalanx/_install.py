@@ -19,6 +19,7 @@ _MODULES: list[str] = [
     "phalanx.sharedctypes",
     "phalanx.shared_memory",
     "phalanx.connection",
+    "phalanx.managers",
 ]
 
 _lock = threading.RLock()

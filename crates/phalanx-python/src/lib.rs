@@ -12,6 +12,7 @@ mod connection;
 mod door;
 mod event;
 mod handle;
+mod manager_store;
 mod message;
 mod pickle;
 mod queue;
@@ -37,6 +38,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     condition::register(module)?;
     connection::register(module)?;
     event::register(module)?;
+    manager_store::register(module)?;
     message::register(module)?;
     queue::register(module)?;
     queue_local::register(module)?;
