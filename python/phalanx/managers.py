@@ -1,8 +1,3 @@
-"""``multiprocessing.managers``, with this package's classes where it has its own."""
-
-from phalanx._context import mirror
-
-__getattr__, __dir__, __all__ = mirror("managers")
 """``multiprocessing.managers`` with dicts, lists, values and namespaces that need no server.
 
 A manager's ``dict()``, ``list()``, ``Value()`` and ``Namespace()`` live in the memory that the processes of a tree share: no

@@ -188,7 +188,7 @@ fn a_wake_that_was_owed_is_given_after_a_death() {
             assert!(dies_at(arena, point, 1, || queue
                 .put(&[&item(1)], Patience::FOREVER)
                 .unwrap()));
-            assert_eq!(waiting.join().unwrap(), 1, "{point}");
+            assert_eq!(waiting.join().unwrap().unwrap(), 1, "{point}");
         });
         let queue = RawQueue::new(
             arena,
@@ -205,7 +205,7 @@ fn a_wake_that_was_owed_is_given_after_a_death() {
             assert!(dies_at(arena, "queue.get.unlocked", 1, || drop(
                 queue.get(Patience::FOREVER).unwrap()
             )));
-            waiting.join().unwrap();
+            waiting.join().unwrap().unwrap();
         });
     }
 }
