@@ -62,6 +62,20 @@ fn destroy(arena: &Arena, block: BlockRef) {
 ///
 /// It is a serde value. *Death*: when every process that holds the other end dropped it or died, `send` returns the message with the
 /// reason, and `recv` returns the reason once everything that was sent has been read.
+///
+/// ```
+/// use phalanx_channel::pipe;
+///
+/// let (ours, theirs) = pipe::<String, u64>()?;
+/// ours.send("how many?".to_owned())?;
+/// assert_eq!(theirs.recv()?, "how many?");
+/// theirs.send(3)?;
+/// assert!(ours.poll());
+/// assert_eq!(ours.recv()?, 3);
+/// drop(theirs);
+/// assert!(ours.recv().is_err(), "nobody is there any more");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Connection<S, R = S> {
     end: Object<End>,
     send: RawQueue,

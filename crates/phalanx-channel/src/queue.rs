@@ -50,6 +50,17 @@ pub enum PutErrorKind {
 }
 
 /// An item that was not put, and why. Nothing is lost.
+///
+/// ```
+/// use phalanx_channel::{PutErrorKind, Queue};
+///
+/// let queue = Queue::new()?;
+/// queue.close();
+/// let error = queue.put("mine".to_owned()).unwrap_err();
+/// assert!(matches!(error.kind, PutErrorKind::Closed(_)));
+/// assert_eq!(error.value, "mine");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(thiserror::Error)]
 #[error("{kind}")]
 pub struct PutError<T> {
@@ -199,6 +210,18 @@ pub struct Queue<T> {
 }
 
 /// Options of a [`Queue`].
+///
+/// ```
+/// use phalanx_channel::{PutErrorKind, Queue};
+///
+/// let queue = Queue::<String>::builder().items(2).bytes(1 << 20).joinable().build()?;
+/// queue.put("one".to_owned())?;
+/// queue.put("two".to_owned())?;
+/// let full = queue.try_put("three".to_owned()).unwrap_err();
+/// assert!(matches!(full.kind, PutErrorKind::Full));
+/// assert_eq!(full.value, "three");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct QueueBuilder {
@@ -453,6 +476,19 @@ impl<T: DeserializeOwned> Queue<T> {
     }
 
     /// Takes the first item when there is one, for coroutines on any executor.
+    ///
+    /// ```
+    /// use phalanx_channel::Queue;
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    /// let queue = Queue::new()?;
+    /// # runtime.block_on(async {
+    /// queue.put_async(5).await?;
+    /// assert_eq!(queue.get_async().await?, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn get_async(&self) -> GetFuture<'_, T> {
         GetFuture(get_ready(&self.raw))
     }

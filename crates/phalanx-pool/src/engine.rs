@@ -933,6 +933,23 @@ impl Drop for Engine {
 }
 
 /// What a pool has done so far.
+///
+/// ```
+/// use phalanx_pool::Pool;
+///
+/// fn square(x: u64) -> u64 {
+///     x * x
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let pool = Pool::new(2)?;
+///     pool.map(square, 0..10)?;
+///     let stats = pool.stats();
+///     assert_eq!((stats.submitted, stats.workers.len(), stats.restarts), (10, 2, 0));
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {

@@ -65,6 +65,25 @@ pub enum SubmitError {
 }
 
 /// A worker died while it ran a task.
+///
+/// ```
+/// use phalanx_pool::{Pool, PoolError};
+///
+/// fn crash() {
+///     std::process::abort()
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let pool = Pool::new(1)?;
+///     let Err(PoolError::Died(report)) = pool.apply(crash, ()) else {
+///         panic!("it lives")
+///     };
+///     assert!(report.task.ends_with("crash"));
+///     assert!(report.to_string().contains("SIGABRT"));
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerDeath {

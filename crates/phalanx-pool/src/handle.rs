@@ -16,6 +16,26 @@ use crate::error::PoolError;
 use crate::record::{DONE, Outcome, TaskView};
 
 /// A submitted task. Dropping it lets the task run and forgets the result.
+///
+/// ```
+/// use phalanx_pool::Pool;
+///
+/// fn square(x: u64) -> u64 {
+///     x * x
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let pool = Pool::new(2)?;
+///     let task = pool.apply_async(square, 7)?;
+///     assert_eq!(task.get()?, 49);
+///     // Or in a callback, or by `.await`.
+///     let (sender, receiver) = std::sync::mpsc::channel();
+///     pool.apply_async(square, 8)?.then(move |result| drop(sender.send(result.unwrap())));
+///     assert_eq!(receiver.recv()?, 64);
+///     Ok(())
+/// }
+/// ```
 #[must_use = "dropping it forgets the result"]
 pub struct TaskHandle<R> {
     engine: Arc<Engine>,
@@ -66,6 +86,23 @@ impl<R> TaskHandle<R> {
 
     /// Cancels the task: one that waits never runs; one that runs is ended by killing its worker, which costs the other
     /// tasks of that worker's threads nothing but time. Returns `false` if it was done already.
+    ///
+    /// ```
+    /// use phalanx_pool::{Pool, PoolError};
+    ///
+    /// fn sleep(seconds: u64) {
+    ///     std::thread::sleep(std::time::Duration::from_secs(seconds));
+    /// }
+    ///
+    /// # #[phalanx_macros::main(crate = phalanx_process)]
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let pool = Pool::new(1)?;
+    ///     let task = pool.apply_async(sleep, 3600)?;
+    ///     assert!(task.cancel());
+    ///     assert!(matches!(task.get(), Err(PoolError::Cancelled)));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn cancel(&self) -> bool {
         self.engine.cancel(self.task)
     }

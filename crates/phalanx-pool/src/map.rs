@@ -19,6 +19,22 @@ use crate::handle::TaskHandle;
 use crate::pool::{Pool, TaskOptions};
 
 /// The tasks of a map. Dropping it cancels those that have not begun.
+///
+/// ```
+/// use phalanx_pool::Pool;
+///
+/// fn square(x: u64) -> u64 {
+///     x * x
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let pool = Pool::new(2)?;
+///     let squares = pool.map_async(square, 0..4)?;
+///     assert_eq!(squares.get()?, [0, 1, 4, 9]);
+///     Ok(())
+/// }
+/// ```
 #[must_use = "dropping it cancels what has not begun"]
 #[derive(Debug)]
 pub struct MapHandle<R> {
@@ -120,6 +136,24 @@ const WINDOW_PER_THREAD: usize = 4;
 /// Results in the order of the items. See [`Pool::imap`].
 ///
 /// An item that fails gives its error in its place, and the others go on.
+///
+/// ```
+/// use phalanx_pool::Pool;
+///
+/// fn square(x: u64) -> u64 {
+///     x * x
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let pool = Pool::new(2)?;
+///     // Endless items: only some are taken ahead of the results.
+///     let mut squares = pool.imap(square, 0..).window(8);
+///     assert_eq!(squares.next().unwrap()?, 0);
+///     assert_eq!(squares.next().unwrap()?, 1);
+///     Ok(())
+/// }
+/// ```
 #[must_use = "a lazy map does nothing until it is asked for results"]
 pub struct Imap<'a, F, A, M, I>
 where
@@ -137,6 +171,22 @@ where
 }
 
 /// Results in the order in which they are done. See [`Pool::imap_unordered`].
+///
+/// ```
+/// use phalanx_pool::Pool;
+///
+/// fn square(x: u64) -> u64 {
+///     x * x
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let pool = Pool::new(2)?;
+///     let sum = pool.imap_unordered(square, 0..10).sum::<Result<u64, _>>()?;
+///     assert_eq!(sum, 285);
+///     Ok(())
+/// }
+/// ```
 #[must_use = "a lazy map does nothing until it is asked for results"]
 pub struct ImapUnordered<'a, F, A, M, I>
 where
@@ -513,6 +563,23 @@ where
 }
 
 /// Results with the numbers of their items. See [`ImapUnordered::numbered`].
+///
+/// ```
+/// use phalanx_pool::Pool;
+///
+/// fn square(x: u64) -> u64 {
+///     x * x
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let pool = Pool::new(2)?;
+///     for (number, result) in pool.imap_unordered(square, 0..10).numbered() {
+///         assert_eq!(result?, number * number);
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use = "a lazy map does nothing until it is asked for results"]
 pub struct Numbered<'a, F, A, M, I>(ImapUnordered<'a, F, A, M, I>)

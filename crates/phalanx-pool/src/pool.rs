@@ -49,6 +49,25 @@ pub struct Pool {
 }
 
 /// What may be chosen for a single task; see [`PoolBuilder`] for a pool's defaults.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use phalanx_pool::{Pool, PoolError, TaskOptions};
+///
+/// fn sleep(seconds: u64) {
+///     std::thread::sleep(Duration::from_secs(seconds));
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let pool = Pool::new(1)?;
+///     let options = TaskOptions::new().timeout(Duration::from_millis(20)).retries(1);
+///     let late = pool.apply_with(options, sleep, 3600)?.get();
+///     assert!(matches!(late, Err(PoolError::TimedOut { attempts: 2, .. })));
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use = "options do nothing on their own"]
 pub struct TaskOptions {
@@ -140,6 +159,32 @@ init_several!(A B C);
 init_several!(A B C D);
 
 /// Options of a [`Pool`].
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use phalanx_pool::Pool;
+///
+/// fn square(x: u64) -> u64 {
+///     x * x
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let pool = Pool::builder()
+///         .workers(2)
+///         .threads_per_worker(2)
+///         .task_timeout(Duration::from_secs(60))
+///         .retries(1)
+///         .max_tasks_per_child(1000)
+///         .memory_limit(1 << 30)
+///         .name("Squares")
+///         .build()?;
+///     assert_eq!(pool.parallelism(), 4);
+///     assert_eq!(pool.map(square, 0..3)?, [0, 1, 4]);
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct PoolBuilder {
@@ -228,6 +273,25 @@ impl PoolBuilder {
     /// [`worker_state`](crate::worker_state).
     ///
     /// A panic in it, or the end of the process, breaks the pool: every task and every later submission gets the reason.
+    ///
+    /// ```
+    /// use phalanx_pool::{Pool, worker_state};
+    ///
+    /// fn open(name: String) -> String {
+    ///     format!("a connection to {name}")
+    /// }
+    ///
+    /// fn ask() -> String {
+    ///     worker_state::<String>().cloned().unwrap_or_default()
+    /// }
+    ///
+    /// # #[phalanx_macros::main(crate = phalanx_process)]
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let pool = Pool::builder().workers(1).initializer(open, "db".to_owned()).build()?;
+    ///     assert_eq!(pool.apply(ask, ())?, "a connection to db");
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn initializer<F, A, M>(mut self, init: F, args: A) -> Self
     where
         F: InitFn<A, M>,
@@ -243,6 +307,23 @@ impl PoolBuilder {
     }
 
     /// As [`initializer`](Self::initializer), for one that can fail: an error breaks the pool like a panic.
+    ///
+    /// ```
+    /// use phalanx_pool::Pool;
+    ///
+    /// fn open() -> Result<u32, String> {
+    ///     Err("no database".to_owned())
+    /// }
+    ///
+    /// fn ask() {}
+    ///
+    /// # #[phalanx_macros::main(crate = phalanx_process)]
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let pool = Pool::builder().workers(1).try_initializer(open, ()).build()?;
+    ///     assert!(pool.apply(ask, ()).unwrap_err().to_string().contains("no database"));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn try_initializer<F, A, M, S, E>(mut self, init: F, args: A) -> Self
     where
         F: InitFn<A, M, State = Result<S, E>>,
@@ -468,6 +549,21 @@ impl Pool {
 
     /// As [`map`](Self::map) for functions of several parameters; the items are tuples. (`map` takes them too.)
     ///
+    /// ```
+    /// use phalanx_pool::Pool;
+    ///
+    /// fn add(a: u64, b: u64) -> u64 {
+    ///     a + b
+    /// }
+    ///
+    /// # #[phalanx_macros::main(crate = phalanx_process)]
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let pool = Pool::new(2)?;
+    ///     assert_eq!(pool.starmap(add, [(1, 2), (3, 4)])?, [3, 7]);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As for `map`.
@@ -535,6 +631,25 @@ impl Pool {
     }
 
     /// Refuses further tasks. Those submitted are still done, then the workers end.
+    ///
+    /// ```
+    /// use phalanx_pool::{Pool, SubmitError};
+    ///
+    /// fn square(x: u64) -> u64 {
+    ///     x * x
+    /// }
+    ///
+    /// # #[phalanx_macros::main(crate = phalanx_process)]
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let pool = Pool::new(1)?;
+    ///     let last = pool.apply_async(square, 5)?;
+    ///     pool.close();
+    ///     assert!(matches!(pool.apply_async(square, 6), Err(SubmitError::Closed)));
+    ///     pool.join()?;
+    ///     assert_eq!(last.get()?, 25);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn close(&self) {
         self.engine.close();
     }

@@ -195,6 +195,18 @@ thread_local! {
 }
 
 /// Calls `f` with what the initializer of this thread's [`ThreadPool`] made; `None` elsewhere, or for another type.
+///
+/// ```
+/// use phalanx_pool::{ThreadPool, with_thread_state};
+///
+/// let pool = ThreadPool::builder().threads(1).initializer(Vec::<u64>::new).build()?;
+/// for number in 0..3 {
+///     pool.apply(move || with_thread_state(|seen: &mut Vec<u64>| seen.push(number)))?;
+/// }
+/// let seen = pool.apply(|| with_thread_state(|seen: &mut Vec<u64>| seen.len()))?;
+/// assert_eq!(seen, Some(3));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn with_thread_state<S: Any, R>(f: impl FnOnce(&mut S) -> R) -> Option<R> {
     STATE.with_borrow_mut(|state| state.as_mut()?.downcast_mut().map(f))
 }
@@ -248,6 +260,14 @@ impl std::fmt::Debug for ThreadPool {
 }
 
 /// Options of a [`ThreadPool`].
+///
+/// ```
+/// use phalanx_pool::ThreadPool;
+///
+/// let pool = ThreadPool::builder().threads(3).name("Cooks").retries(1).build()?;
+/// assert_eq!(pool.parallelism(), 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "a builder does nothing until `build`"]
 pub struct ThreadPoolBuilder {
     threads: Option<usize>,
@@ -637,6 +657,15 @@ spread!(A B C);
 spread!(A B C D);
 
 /// A task submitted to a [`ThreadPool`]. Dropping it lets the task run and forgets the result.
+///
+/// ```
+/// use phalanx_pool::ThreadPool;
+///
+/// let pool = ThreadPool::new(1)?;
+/// let task = pool.apply_async(|| 6 * 7)?;
+/// assert_eq!(task.get()?, 42);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "dropping it forgets the result"]
 pub struct ThreadTask<R> {
     cell: Arc<Cell<R>>,

@@ -46,6 +46,21 @@ pub struct WorkerId {
 }
 
 /// Returns which worker the calling thread is; `None` outside of a pool's worker.
+///
+/// ```
+/// use phalanx_pool::{Pool, current_worker};
+///
+/// fn who() -> u32 {
+///     current_worker().map_or(u32::MAX, |worker| worker.process)
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     assert_eq!(current_worker(), None);
+///     assert_eq!(Pool::new(1)?.apply(who, ())?, 0);
+///     Ok(())
+/// }
+/// ```
 #[must_use]
 pub fn current_worker() -> Option<WorkerId> {
     SELF.get()
@@ -54,6 +69,25 @@ pub fn current_worker() -> Option<WorkerId> {
 /// Returns what this worker's initializer made; `None` outside of a worker, or if it made something of another type.
 ///
 /// All threads of a worker process share it.
+///
+/// ```
+/// use phalanx_pool::{Pool, worker_state};
+///
+/// fn load() -> Vec<u64> {
+///     vec![2, 3, 5]
+/// }
+///
+/// fn nth(index: usize) -> Option<u64> {
+///     worker_state::<Vec<u64>>()?.get(index).copied()
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let pool = Pool::builder().workers(1).initializer(load, ()).build()?;
+///     assert_eq!(pool.apply(nth, 2)?, Some(5));
+///     Ok(())
+/// }
+/// ```
 #[must_use]
 pub fn worker_state<S: Any + Send + Sync>() -> Option<&'static S> {
     STATE.get()?.downcast_ref()

@@ -455,6 +455,59 @@ fn results_are_futures_and_streams() {
 }
 
 #[test]
+fn results_are_awaited_without_a_runtime() {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    fn block_on<F: Future>(future: F) -> F::Output {
+        let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
+        let mut context = std::task::Context::from_waker(&waker);
+        let mut future = std::pin::pin!(future);
+        loop {
+            match future.as_mut().poll(&mut context) {
+                std::task::Poll::Ready(output) => return output,
+                std::task::Poll::Pending => std::thread::park(),
+            }
+        }
+    }
+    let pool = Pool::new(2).unwrap();
+    block_on(async {
+        assert_eq!(pool.apply_async(square, 5).unwrap().await.unwrap(), 25);
+        let error = pool.apply_async(boom, 3).unwrap().await.unwrap_err();
+        assert!(matches!(error, PoolError::Panicked(_)), "{error}");
+        let all = pool.map_async(square, 0..100).unwrap().await.unwrap();
+        assert_eq!(all, (0..100).map(square).collect::<Vec<_>>());
+        let mut stream = std::pin::pin!(pool.imap(square, 0..100));
+        let mut count = 0;
+        while let Some(value) =
+            std::future::poll_fn(|cx| futures_core::Stream::poll_next(stream.as_mut(), cx)).await
+        {
+            assert_eq!(value.unwrap(), square(count));
+            count += 1;
+        }
+        assert_eq!(count, 100);
+    });
+}
+
+#[test]
+fn a_progress_bar_counts_what_was_taken() {
+    let pool = Pool::new(2).unwrap();
+    let mut squares = pool.imap(square, 0..30).progress().message("squaring");
+    assert_eq!(squares.bar().length(), Some(30));
+    for x in 0..30 {
+        assert_eq!(squares.next().unwrap().unwrap(), square(x));
+        assert_eq!(squares.bar().position(), x + 1);
+    }
+    assert!(squares.next().is_none() && squares.bar().is_finished());
+    // One that is dropped half-way, and one without an end.
+    let mut endless = pool.imap_unordered(square, 0..).progress();
+    assert!(endless.next().unwrap().is_ok());
+}
+
+#[test]
 fn a_lazy_map_takes_items_only_in_its_window() {
     let pool = Pool::new(2).unwrap();
     let taken = std::cell::Cell::new(0);

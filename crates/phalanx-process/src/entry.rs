@@ -342,6 +342,21 @@ pub(crate) fn flush() {
 }
 
 /// Returns the process id of this process's parent in the tree, `None` for the root.
+///
+/// ```
+/// use phalanx_process::{Process, parent_pid};
+///
+/// fn parent() -> Option<u32> {
+///     parent_pid()
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     assert_eq!(parent_pid(), None);
+///     assert_eq!(Process::spawn(parent, ())?.join()?, Some(std::process::id()));
+///     Ok(())
+/// }
+/// ```
 #[must_use]
 pub fn parent_pid() -> Option<u32> {
     let arena = phalanx_shm::session_if_any()?;

@@ -54,6 +54,26 @@ pub enum MemoryVerdict {
 }
 
 /// All that is known about a process that ended without a result.
+///
+/// ```
+/// use phalanx_process::{ExitStatus, Process, ProcessError};
+///
+/// fn leave() {
+///     eprintln!("no way on");
+///     std::process::exit(3)
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let process = Process::builder().capture_stderr().spawn(leave, ())?;
+///     let Err(ProcessError::Died(death)) = process.join() else {
+///         panic!("it returned")
+///     };
+///     assert_eq!((death.pid, death.exit), (process.pid(), ExitStatus::Exited(3)));
+///     assert!(death.stderr.contains("no way on"));
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Death {

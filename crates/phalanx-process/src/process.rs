@@ -30,6 +30,23 @@ use crate::task::{TaskFn, TaskRef};
 use crate::zygote::{self, Extras, Zygote};
 
 /// How a process comes to be.
+///
+/// ```
+/// use phalanx_process::{Process, StartMethod};
+///
+/// fn pid() -> u32 {
+///     std::process::id()
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     for method in [StartMethod::Zygote, StartMethod::Spawn] {
+///         let process = Process::builder().start_method(method).spawn(pid, ())?;
+///         assert_eq!(process.join()?, process.pid());
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StartMethod {
     /// A fork of the zygote, a small process started once: about 0.1 ms whatever this process's size. The default.
@@ -40,6 +57,29 @@ pub enum StartMethod {
 }
 
 /// Options for a process. Made by [`Process::builder`].
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use phalanx_process::Process;
+///
+/// fn shout(text: String) -> String {
+///     text.to_uppercase()
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let process = Process::builder()
+///         .name("shouter")
+///         .daemon()
+///         .capture_stderr()
+///         .memory_limit(1 << 30)
+///         .spawn(shout, "hello".to_owned())?;
+///     assert_eq!(process.name(), "shouter");
+///     assert_eq!(process.join_timeout(Duration::from_secs(60))?, "HELLO");
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Builder {
@@ -535,6 +575,23 @@ pub struct ActiveChild {
 }
 
 /// Returns the children of this process that run, in the order of their ids. Collects those that have ended.
+///
+/// ```
+/// use phalanx_process::{Process, active_children};
+///
+/// fn sleep() {
+///     std::thread::sleep(std::time::Duration::from_secs(3600));
+/// }
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let process = Process::builder().name("sleeper").spawn(sleep, ())?;
+///     assert!(active_children().iter().any(|child| child.name == "sleeper"));
+///     process.kill()?;
+///     assert!(process.join().is_err());
+///     Ok(())
+/// }
+/// ```
 #[must_use]
 pub fn active_children() -> Vec<ActiveChild> {
     let children = reaper::children()

@@ -346,6 +346,20 @@ fn serve_one(
 ///
 /// Each [`spawn`](crate::Builder::spawn_in) from it is a fork of that state, as fast as it is small, and calls the closure
 /// with its own argument. Dropping it ends the zygote; processes made from it run on.
+///
+/// ```
+/// use phalanx_process::{Process, Zygote};
+///
+/// # #[phalanx_macros::main(crate = phalanx_process)]
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let table: Vec<u64> = (0..1000).map(|x| x * x).collect();
+///     // SAFETY: the closure only reads what it captured.
+///     let zygote = unsafe { Zygote::fork(move |index: usize| table[index]) }?;
+///     let process = Process::builder().spawn_in(&zygote, 30)?;
+///     assert_eq!(process.join()?, 900);
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Zygote<A, R> {
     pub(crate) connection: Arc<Mutex<Connection>>,

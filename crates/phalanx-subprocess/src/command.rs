@@ -16,6 +16,17 @@ use crate::os::{self, Tie};
 use crate::popen::Popen;
 
 /// Where a standard stream of a command leads.
+///
+/// ```
+/// use phalanx_subprocess::{Command, Redirect};
+///
+/// let done = Command::shell("echo out; echo err >&2")
+///     .stdout(Redirect::Pipe)
+///     .stderr(Redirect::Null)
+///     .run()?;
+/// assert_eq!(done.stdout_text(), "out\n");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Default)]
 pub enum Redirect {
     /// To the same place as this process's.

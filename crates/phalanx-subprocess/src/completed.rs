@@ -8,6 +8,16 @@ use std::process::ExitStatus;
 use crate::error::CalledProcessError;
 
 /// A command that ended, and its output if that was captured.
+///
+/// ```
+/// use phalanx_subprocess::Command;
+///
+/// let done = Command::shell("echo hello; exit 3").capture_output().run()?;
+/// assert_eq!((done.returncode(), done.signal()), (3, None));
+/// assert_eq!(done.stdout_text(), "hello\n");
+/// assert!(done.check_returncode().is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct CompletedProcess {
     /// The program and its arguments.

@@ -102,6 +102,15 @@ impl error::Error for SpawnError {
 }
 
 /// A command did not end in time and was killed, with its process group if it had its own.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use phalanx_subprocess::{Command, Error};
+///
+/// let late = Command::new("sleep").arg("3600").timeout(Duration::from_millis(20)).run();
+/// assert!(matches!(late, Err(Error::TimeoutExpired(_))));
+/// ```
 #[derive(Clone, Debug)]
 pub struct TimeoutExpired {
     /// The program and its arguments.

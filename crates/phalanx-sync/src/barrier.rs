@@ -61,6 +61,17 @@ pub(crate) fn install() {
 }
 
 /// A barrier that somebody will not reach: a party timed out, died or gave up. `reset` makes it usable again.
+///
+/// ```
+/// use phalanx_sync::{Barrier, BarrierError};
+///
+/// let barrier = Barrier::local(2)?;
+/// let alone = barrier.wait_timeout(std::time::Duration::from_millis(1));
+/// assert!(matches!(alone, Err(BarrierError::TimedOut { arrived: 1, parties: 2 })));
+/// assert!(barrier.is_broken());
+/// barrier.reset();
+/// # Ok::<(), phalanx_sync::CreateError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BarrierError {
     /// Another party timed out, died, or called `abort`; or this one found it broken.

@@ -88,6 +88,18 @@ fn recover<T: phalanx_shm::Placed>(
 /// The process that held a lock died; the guard inside has the lock. What the lock protects may be half-changed.
 ///
 /// Told once, to the next owner: like a poisoned mutex, except that it heals.
+///
+/// ```
+/// use phalanx_sync::{Lock, OwnerDied};
+///
+/// let lock = Lock::new()?;
+/// let guard = lock.lock().unwrap_or_else(|died| {
+///     // Repair what the dead process may have left half-changed, then go on.
+///     OwnerDied::into_guard(died)
+/// });
+/// drop(guard);
+/// # Ok::<(), phalanx_sync::CreateError>(())
+/// ```
 pub struct OwnerDied<G> {
     guard: G,
 }
@@ -118,6 +130,17 @@ impl<G> fmt::Display for OwnerDied<G> {
 impl<G> std::error::Error for OwnerDied<G> {}
 
 /// A lock was not had, or was had from a dead owner.
+///
+/// ```
+/// use phalanx_sync::{Lock, LockError};
+///
+/// let lock = Lock::local();
+/// let _guard = lock.lock();
+/// match lock.try_lock() {
+///     Err(LockError::TimedOut { owner: Some(owner) }) => assert_eq!(owner.pid, std::process::id()),
+///     other => panic!("{other:?}"),
+/// }
+/// ```
 pub enum LockError<G> {
     /// Somebody holds it, until the deadline or (without one) now.
     TimedOut {

@@ -449,6 +449,16 @@ impl Semaphore<Shared> {
 }
 
 /// A permit of a semaphore; given back on drop.
+///
+/// ```
+/// use phalanx_sync::Semaphore;
+///
+/// let seats = Semaphore::local(1);
+/// let permit = seats.acquire();
+/// assert_eq!(seats.value(), 0);
+/// drop(permit);
+/// assert_eq!(seats.value(), 1);
+/// ```
 #[must_use = "the permit goes back as soon as it is dropped"]
 pub struct Permit<'a, S: Home = Shared> {
     state: &'a SemaphoreState<S>,

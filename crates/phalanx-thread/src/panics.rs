@@ -10,6 +10,17 @@ use std::sync::Once;
 use serde::{Deserialize, Serialize};
 
 /// A panic that was caught. It can be sent to another process.
+///
+/// ```
+/// use phalanx_thread::{JoinError, Thread};
+///
+/// let thread = Thread::spawn(|| -> u8 { panic!("out of luck") })?;
+/// let Err(JoinError::Panicked(report)) = thread.join() else {
+///     panic!("it returned")
+/// };
+/// assert_eq!(report.message, "out of luck");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PanicReport {
     /// What was said; of a payload that is no string, that it is none.

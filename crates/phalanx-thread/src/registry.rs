@@ -134,6 +134,14 @@ pub(crate) fn leave(number: u64) {
 }
 
 /// Returns the calling thread. One that neither this crate nor the program's start made gets a `Dummy` name.
+///
+/// ```
+/// use phalanx_thread::{Builder, current};
+///
+/// let thread = Builder::new().name("reader").spawn(|| current().name())?;
+/// assert_eq!(thread.join()?, "reader");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use]
 pub fn current() -> ThreadInfo {
     let pid = phalanx_sys::ids::pid();
@@ -159,6 +167,10 @@ pub fn current() -> ThreadInfo {
 }
 
 /// Returns the main thread of this process.
+///
+/// ```
+/// assert!(phalanx_thread::main_thread().is_main());
+/// ```
 #[must_use]
 pub fn main_thread() -> ThreadInfo {
     let known = registry()
@@ -185,6 +197,18 @@ pub fn main_thread() -> ThreadInfo {
 }
 
 /// Returns the threads that run: the main thread, those of this crate, and others that asked for [`current`].
+///
+/// ```
+/// use phalanx_thread::{Builder, enumerate};
+///
+/// let (sender, receiver) = std::sync::mpsc::channel::<()>();
+/// let thread = Builder::new().name("waiter").spawn(move || receiver.recv().is_err())?;
+/// assert!(enumerate().iter().any(|thread| thread.name() == "waiter"));
+/// drop(sender);
+/// assert!(thread.join()?);
+/// assert!(!enumerate().iter().any(|thread| thread.name() == "waiter"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use]
 pub fn enumerate() -> Vec<ThreadInfo> {
     let _main = main_thread();
@@ -197,6 +221,10 @@ pub fn enumerate() -> Vec<ThreadInfo> {
 }
 
 /// Returns how many threads [`enumerate`] would.
+///
+/// ```
+/// assert_eq!(phalanx_thread::active_count(), phalanx_thread::enumerate().len());
+/// ```
 #[must_use]
 pub fn active_count() -> usize {
     enumerate().len()

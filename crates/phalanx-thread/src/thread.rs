@@ -35,6 +35,23 @@ pub enum JoinError {
 }
 
 /// What a struct does as a thread: `Thread::spawn(move || task.run())` by another name.
+///
+/// ```
+/// use phalanx_thread::{Builder, Run};
+///
+/// struct Sum(Vec<u64>);
+///
+/// impl Run for Sum {
+///     type Output = u64;
+///
+///     fn run(self) -> u64 {
+///         self.0.iter().sum()
+///     }
+/// }
+///
+/// assert_eq!(Builder::new().run(Sum(vec![1, 2, 3]))?.join()?, 6);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Run {
     /// What it returns.
     type Output;
@@ -62,11 +79,29 @@ struct Shared<T> {
 }
 
 /// A thread and its value. Dropping the handle lets the thread run on.
+///
+/// ```
+/// use phalanx_thread::Thread;
+///
+/// let thread = Thread::spawn(|| 6 * 7)?;
+/// assert!(thread.name().starts_with("Thread-"));
+/// assert_eq!(thread.join_timeout(std::time::Duration::from_secs(60))?, 42);
+/// assert!(!thread.is_alive());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Thread<T> {
     shared: Arc<Shared<T>>,
 }
 
 /// Options of a [`Thread`].
+///
+/// ```
+/// use phalanx_thread::Builder;
+///
+/// let thread = Builder::new().name("helper").daemon().spawn(|| "done")?;
+/// assert_eq!(thread.join()?, "done");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Default)]
 #[must_use = "a builder does nothing until `spawn`"]
 pub struct Builder {
@@ -321,6 +356,13 @@ impl<T> std::fmt::Debug for Thread<T> {
 }
 
 /// Blocks until all threads of this crate that are no daemons have ended, except the calling one.
+///
+/// ```
+/// let thread = phalanx_thread::Thread::spawn(|| ())?;
+/// phalanx_thread::join_all();
+/// assert!(!thread.is_alive());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn join_all() {
     let me = std::thread::current().id();
     let mut alive = lock(&ALIVE);

@@ -7,6 +7,20 @@ use crate::{
 };
 
 /// Any error of this crate, for `?` in programs that only report it. Each operation has a smaller one of its own.
+///
+/// ```
+/// use phalanx::{Pool, Queue};
+///
+/// fn work() -> phalanx::Result<u64> {
+///     let queue = Queue::new()?;
+///     queue.put(5)?;
+///     Ok(queue.get()?)
+/// }
+///
+/// assert_eq!(work()?, 5);
+/// assert!(matches!(Pool::new(0), Err(phalanx::BuildError::Invalid(_))));
+/// # Ok::<(), phalanx::Error>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
