@@ -10,6 +10,10 @@ def untouched_threading() -> bool:
     if not isinstance(_thread.get_ident, builtin) or getattr(_thread.start_new_thread, "__module__", "") != "_thread":
         return False
     threading = sys.modules.get("threading")
-    return threading is None or threading._start_new_thread is _thread.start_new_thread or (
-        getattr(threading, "_start_joinable_thread", None) is getattr(_thread, "start_joinable_thread", None)
+    if threading is None:
+        return True
+    # The one name until 3.12, the other from then on.
+    return any(
+        getattr(threading, f"_{name}", None) is getattr(_thread, name, _thread)
+        for name in ("start_new_thread", "start_joinable_thread")
     )

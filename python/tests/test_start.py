@@ -265,3 +265,44 @@ if __name__ == "__main__":
 """
     done = run(code, tmp_path, "-W", "error")
     assert done.stdout == "" and done.stderr == ""
+
+
+@pytest.mark.parametrize("how", ["by hand", "fork"])
+def test_a_forked_child_holds_what_its_parent_lets_go_of(how, tmp_path):
+    code = f"""
+import multiprocessing, os, time
+import phalanx; phalanx.install()
+context = multiprocessing.get_context("fork")
+lock, queue = context.Lock(), context.SimpleQueue()
+reader, writer = os.pipe()
+
+def child():
+    os.read(reader, 1)
+    with lock:
+        queue.put("still there")
+        assert queue.get() == "still there"
+
+if {how!r} == "fork":
+    process = context.Process(target=child)
+    process.start()
+    pid = process.pid
+else:
+    pid = os.fork()
+    if pid == 0:
+        child()
+        os._exit(0)
+before = phalanx._engine.usage()[0]
+del lock, queue
+if {how!r} == "fork":
+    # It keeps what its child was given.
+    process._target = None
+os.write(writer, b"x")
+if {how!r} == "fork":
+    process.join()
+    assert process.exitcode == 0
+else:
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+while phalanx._engine.usage()[0] > 2:
+    time.sleep(0.01)
+"""
+    run(code, tmp_path)

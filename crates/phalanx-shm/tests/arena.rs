@@ -314,7 +314,7 @@ fn more_holds_than_fit_one_table() {
     let slot = arena.reserve_slot().unwrap();
     let block = held.block();
     let child = in_child(|| {
-        phalanx_shm::adopt_forked(slot);
+        phalanx_shm::adopt_forked(slot).unwrap();
         assert_eq!(arena.holds_on(block), 5_002);
     });
     assert!(child.wait().is_success());
