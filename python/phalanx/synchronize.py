@@ -52,6 +52,7 @@ class SemLock(_engine.SemLock):
         return f"{prefix}-{next(SemLock._rand)}"
 
 
+@_engine._quicken
 class Semaphore(SemLock):
     """A number of permits. Those that a process holds come back when it dies."""
 
@@ -65,6 +66,7 @@ class Semaphore(SemLock):
         return f"<{type(self).__name__}(value={_told(self._get_value)})>"
 
 
+@_engine._quicken
 class BoundedSemaphore(Semaphore):
     """A semaphore whose value never exceeds the first one."""
 
@@ -75,6 +77,7 @@ class BoundedSemaphore(Semaphore):
         return f"<{type(self).__name__}(value={_told(self._get_value)}, maxvalue={self.maxvalue})>"
 
 
+@_engine._quicken
 class Lock(SemLock):
     """A lock that knows its owner. If the owner's process dies, the next one to acquire it has it, and is warned."""
 
@@ -85,6 +88,7 @@ class Lock(SemLock):
         return f"<{type(self).__name__}(owner={_owner(self)[0]})>"
 
 
+@_engine._quicken
 class RLock(SemLock):
     """A lock that the thread which holds it can acquire again."""
 

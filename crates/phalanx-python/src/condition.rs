@@ -170,7 +170,7 @@ impl Condition {
     ) -> PyResult<Py<PyAny>> {
         let parts = self.parts()?;
         if let Some(lock) = &parts.native {
-            let had = lock.get().acquire(py, block, timeout)?;
+            let had = lock.get().acquire_with(py, block, timeout)?;
             return Ok(had.into_pyobject(py)?.to_owned().into_any().unbind());
         }
         match (block, timeout) {
@@ -185,7 +185,7 @@ impl Condition {
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         let parts = self.parts()?;
         match &parts.native {
-            Some(lock) => lock.get().release(py),
+            Some(lock) => lock.get().leave(py),
             None => parts.lock.call_method0(py, "release").map(drop),
         }
     }
@@ -194,7 +194,7 @@ impl Condition {
         let parts = self.parts()?;
         match &parts.native {
             Some(lock) => {
-                let had = lock.get().__enter__(py)?;
+                let had = lock.get().enter(py)?;
                 Ok(had.into_pyobject(py)?.to_owned().into_any().unbind())
             }
             None => parts.lock.call_method0(py, "__enter__"),

@@ -12,6 +12,7 @@ mod connection;
 mod door;
 mod event;
 mod handle;
+mod hot;
 mod manager_store;
 mod message;
 mod pickle;
@@ -38,6 +39,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     condition::register(module)?;
     connection::register(module)?;
     event::register(module)?;
+    hot::register(module)?;
     manager_store::register(module)?;
     message::register(module)?;
     queue::register(module)?;

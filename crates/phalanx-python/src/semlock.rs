@@ -2,15 +2,15 @@
 //! `multiprocessing.synchronize` derive.
 //!
 //! A lock with one permit is an engine lock, which knows its owner; a recursive one an engine recursive lock; all others are
-//! engine semaphores. One that is to keep its name in the file system (`unlink=False`) is the standard library's: whoever
+//! the engine's permits, whose quick functions the interpreter's lock keeps apart. One that is to keep its name in the file system (`unlink=False`) is the standard library's: whoever
 //! asks for a name opens it elsewhere.
 
 use std::sync::OnceLock;
 
 use phalanx_prim::{AtomicU64, Ordering};
-use phalanx_shm::{Acquired, BlockRef, Kind, Patience, WaitError, session, shared_token};
+use phalanx_shm::{Acquired, BlockRef, Kind, Patience, WaitError, current_slot, session};
 use phalanx_sync::handle::Handle;
-use phalanx_sync::{CreateError, Lock, RLock, SEMAPHORE_MOST, Semaphore};
+use phalanx_sync::{CreateError, Hint, Lock, Permits, RLock, SEMAPHORE_MOST};
 use pyo3::exceptions::{
     PyAssertionError, PyFileNotFoundError, PyOSError, PyRuntimeError, PyRuntimeWarning,
     PyTypeError, PyValueError,
@@ -60,7 +60,7 @@ pub(crate) enum Inner {
     /// The same, for its owner any number of times.
     RLock(RLock),
     /// Any number of permits, and which process holds how many.
-    Semaphore(Semaphore),
+    Semaphore(Permits, Hint),
     /// The standard library's, with a name.
     Stock(Py<PyAny>),
 }
@@ -74,9 +74,8 @@ pub(crate) struct SemLock {
     inner: OnceLock<Inner>,
     maxvalue: OnceLock<i32>,
     name: OnceLock<String>,
-    /// For a semaphore: acquisitions minus releases of this process (`slot << 32 | count`) and by which thread last.
+    /// For a semaphore: acquisitions minus releases of this process (`slot << 32 | count`).
     count: AtomicU64,
-    last: AtomicU64,
 }
 
 impl SemLock {
@@ -88,224 +87,13 @@ impl SemLock {
         }
     }
 
-    fn bind(&self, inner: Inner, maxvalue: i32, name: Option<&str>) -> PyResult<()> {
-        let _ = self.maxvalue.set(maxvalue);
-        if let Some(name) = name {
-            let _ = self.name.set(name.to_owned());
-        }
-        self.inner
-            .set(inner)
-            .map_err(|_| PyRuntimeError::new_err("this lock was made already"))
-    }
-
-    fn counted(&self, by: i64) {
-        let slot = u64::from(shared_token() >> 16);
-        let now = self.count.load(Ordering::Relaxed);
-        let count = if now >> 32 == slot {
-            now as u32 as i32
-        } else {
-            0
-        };
-        let count = i64::from(count).wrapping_add(by) as u32;
-        self.count
-            .store(slot << 32 | u64::from(count), Ordering::Relaxed);
-        if by > 0 {
-            self.last
-                .store(u64::from(shared_token()), Ordering::Relaxed);
-        }
-    }
-
-    fn count(&self) -> i32 {
-        let now = self.count.load(Ordering::Relaxed);
-        if now >> 32 == u64::from(shared_token() >> 16) {
-            now as u32 as i32
-        } else {
-            0
-        }
-    }
-
-    /// Takes it if it is free, without a look at the clock. `None` for the standard library's.
     #[inline]
-    fn try_now(&self, py: Python<'_>, inner: &Inner) -> PyResult<Option<bool>> {
-        let acquired = match inner {
-            Inner::Lock(lock) => lock.try_acquire(),
-            Inner::RLock(lock) => lock.try_acquire(),
-            Inner::Semaphore(semaphore) => {
-                let taken = semaphore.try_acquire_loose();
-                if taken {
-                    self.counted(1);
-                }
-                return Ok(Some(taken));
-            }
-            Inner::Stock(_) => return Ok(None),
-        };
-        match acquired {
-            Some(Acquired::Clean) => Ok(Some(true)),
-            Some(Acquired::OwnerDied) => self.owner_died(py, inner).map(|()| Some(true)),
-            None => Ok(Some(false)),
-        }
-    }
-
-    #[cold]
-    fn wait(&self, py: Python<'_>, inner: &Inner, timeout: Timeout) -> PyResult<bool> {
-        let acquired = blocking(py, timeout, |patience| inner.acquire(patience))?;
-        match acquired {
-            Some(Acquired::Clean) => {
-                if let Inner::Semaphore(_) = inner {
-                    self.counted(1);
-                }
-                Ok(true)
-            }
-            Some(Acquired::OwnerDied) => self.owner_died(py, inner).map(|()| true),
-            None => Ok(false),
-        }
-    }
-
-    /// Warns. A filter may make an error of it: then the lock is not had.
-    #[cold]
-    pub(crate) fn owner_died(&self, py: Python<'_>, inner: &Inner) -> PyResult<()> {
-        let (what, victim) = match inner {
-            Inner::Lock(lock) => ("Lock", lock.victim()),
-            Inner::RLock(lock) => ("RLock", lock.victim()),
-            Inner::Semaphore(_) | Inner::Stock(_) => return Ok(()),
-        };
-        let name = self
-            .name
-            .get()
-            .map_or_else(String::new, |name| format!(" {name:?}"));
-        let who = if victim == 0 {
-            "another process".to_owned()
-        } else {
-            format!("process {victim}")
-        };
-        let text = format!(
-            "{who} died holding the {what}{name}; it is held by this process now, and what it protects may be half-changed"
-        );
-        let text = std::ffi::CString::new(text.replace('\0', "")).unwrap_or_default();
-        let category = py.get_type::<OwnerDiedWarning>();
-        PyErr::warn(py, &category, &text, 1).inspect_err(|_| {
-            let _ = inner.release();
-        })
-    }
-}
-
-impl Inner {
-    pub(crate) fn acquire(&self, patience: Patience) -> Result<Acquired, WaitError> {
-        match self {
-            Self::Lock(lock) => lock.acquire(patience),
-            Self::RLock(lock) => lock.acquire(patience),
-            Self::Semaphore(semaphore) => {
-                semaphore.acquire_loose(patience).map(|()| Acquired::Clean)
-            }
-            Self::Stock(_) => Err(WaitError::TimedOut),
-        }
-    }
-
-    /// Frees a lock; `false` if it was not held.
-    fn release(&self) -> bool {
-        match self {
-            Self::Lock(lock) => lock.release(),
-            Self::RLock(lock) => lock.release(),
-            Self::Semaphore(_) | Self::Stock(_) => false,
-        }
-    }
-
-    fn held(&self) -> PyResult<&phalanx_shm::Held> {
-        match self {
-            Self::Lock(lock) => Ok(lock.held()),
-            Self::RLock(lock) => Ok(lock.held()),
-            Self::Semaphore(semaphore) => Ok(semaphore.held()),
-            Self::Stock(_) => Err(PyRuntimeError::new_err(
-                "a semaphore with a name of its own cannot be pickled; open it by its name",
-            )),
-        }
-    }
-
-    fn kind(&self) -> i32 {
-        match self {
-            Self::RLock(_) => RECURSIVE_MUTEX,
-            _ => SEMAPHORE,
-        }
-    }
-}
-
-#[cold]
-fn unbound() -> PyErr {
-    PyRuntimeError::new_err("this lock was not made yet: its class must call the base's __init__()")
-}
-
-fn make(kind: i32, value: i32, maxvalue: i32, name: &str, counting: bool) -> PyResult<Inner> {
-    let made = match kind {
-        RECURSIVE_MUTEX => RLock::named(name).map(Inner::RLock),
-        SEMAPHORE if value == 1 && maxvalue == 1 && !counting => Lock::named(name).map(Inner::Lock),
-        SEMAPHORE => {
-            let value =
-                u32::try_from(value).map_err(|_| PyOSError::new_err((22, "Invalid argument")))?;
-            let most = u32::try_from(maxvalue).unwrap_or(0).min(SEMAPHORE_MOST);
-            Semaphore::with_most(value, most).map(Inner::Semaphore)
-        }
-        _ => return Err(PyValueError::new_err("unrecognized kind")),
-    };
-    made.map_err(|error: CreateError| create_error(error))
-}
-
-#[pymethods]
-impl SemLock {
-    #[classattr]
-    const SEM_VALUE_MAX: i32 = SEMAPHORE_MOST as i32;
-
-    #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self {
-            inner: OnceLock::new(),
-            maxvalue: OnceLock::new(),
-            name: OnceLock::new(),
-            count: AtomicU64::new(0),
-            last: AtomicU64::new(0),
-        }
-    }
-
-    #[pyo3(signature = (kind, value, maxvalue, name, unlink))]
-    fn __init__(
-        &self,
-        py: Python<'_>,
-        kind: i32,
-        value: i32,
-        maxvalue: i32,
-        name: &str,
-        unlink: bool,
-    ) -> PyResult<()> {
-        if kind != RECURSIVE_MUTEX && kind != SEMAPHORE {
-            return Err(PyValueError::new_err("unrecognized kind"));
-        }
-        if unlink {
-            return self.bind(make(kind, value, maxvalue, "", false)?, maxvalue, None);
-        }
-        let stock = STOCK.get(py).ok_or_else(|| {
-            PyFileNotFoundError::new_err("this system has no semaphores with names")
-        })?;
-        let stock = stock.call1(py, (kind, value, maxvalue, name, false))?;
-        self.bind(Inner::Stock(stock), maxvalue, Some(name))
-    }
-
-    /// Makes the lock of an object that is being constructed.
-    #[pyo3(signature = (kind, value, maxvalue, name=None, counting=false))]
-    fn _bind(
-        &self,
-        kind: i32,
-        value: i32,
-        maxvalue: i32,
-        name: Option<&str>,
-        counting: bool,
-    ) -> PyResult<()> {
-        let inner = make(kind, value, maxvalue, name.unwrap_or_default(), counting)?;
-        self.bind(inner, maxvalue, name)
+    pub(crate) fn made(&self) -> Option<&Inner> {
+        self.inner.get()
     }
 
     /// Acquire it; returns False if that was not possible at once (block=False) or in time.
-    #[pyo3(signature = (block=None, timeout=None))]
-    pub(crate) fn acquire(
+    pub(crate) fn acquire_with(
         &self,
         py: Python<'_>,
         block: Option<&Bound<'_, PyAny>>,
@@ -350,45 +138,241 @@ impl SemLock {
     }
 
     /// Release it.
-    pub(crate) fn release(&self, py: Python<'_>) -> PyResult<()> {
+    pub(crate) fn leave(&self, py: Python<'_>) -> PyResult<()> {
         match self.inner()? {
             Inner::Lock(lock) if lock.release() => Ok(()),
             Inner::RLock(lock) if lock.release() => Ok(()),
             Inner::RLock(_) => Err(PyAssertionError::new_err(
                 "attempt to release recursive lock not owned by thread",
             )),
-            Inner::Semaphore(semaphore)
-                if self.maxvalue.get() != Some(&0) && semaphore.release_loose().is_ok() =>
-            {
+            Inner::Semaphore(semaphore, hint) if semaphore.release_alone(hint).is_ok() => {
                 self.counted(-1);
                 Ok(())
             }
             Inner::Stock(stock) => stock.call_method0(py, "release").map(drop),
-            Inner::Lock(_) | Inner::Semaphore(_) => Err(PyValueError::new_err(
+            Inner::Lock(_) | Inner::Semaphore(..) => Err(PyValueError::new_err(
                 "semaphore or lock released too many times",
             )),
         }
     }
 
-    pub(crate) fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
+    /// Acquires it, for a `with`.
+    pub(crate) fn enter(&self, py: Python<'_>) -> PyResult<bool> {
         let inner = self.inner()?;
         match self.try_now(py, inner)? {
             Some(true) => Ok(true),
             Some(false) => self.wait(py, inner, Timeout::Never),
-            None => self.acquire(py, None, None),
+            None => self.acquire_with(py, None, None),
         }
     }
 
-    #[pyo3(signature = (exc_type=None, exc_value=None, exc_tb=None))]
-    fn __exit__(
+    fn bind(&self, inner: Inner, maxvalue: i32, name: Option<&str>) -> PyResult<()> {
+        let _ = self.maxvalue.set(maxvalue);
+        if let Some(name) = name {
+            let _ = self.name.set(name.to_owned());
+        }
+        self.inner
+            .set(inner)
+            .map_err(|_| PyRuntimeError::new_err("this lock was made already"))
+    }
+
+    /// Counts what this process has; in a forked child from 0.
+    #[inline]
+    pub(crate) fn counted(&self, by: i32) {
+        let slot = u64::from(current_slot());
+        let count = self.count().wrapping_add(by).cast_unsigned();
+        self.count
+            .store(slot << 32 | u64::from(count), Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn count(&self) -> i32 {
+        let now = self.count.load(Ordering::Relaxed);
+        if now >> 32 == u64::from(current_slot()) {
+            (now as u32).cast_signed()
+        } else {
+            0
+        }
+    }
+
+    /// Takes it if it is free, without a look at the clock. `None` for the standard library's.
+    #[inline]
+    fn try_now(&self, py: Python<'_>, inner: &Inner) -> PyResult<Option<bool>> {
+        let acquired = match inner {
+            Inner::Lock(lock) => lock.try_acquire(),
+            Inner::RLock(lock) => lock.try_acquire(),
+            Inner::Semaphore(semaphore, hint) => {
+                let taken = semaphore.try_acquire_alone(hint);
+                if taken {
+                    self.counted(1);
+                }
+                return Ok(Some(taken));
+            }
+            Inner::Stock(_) => return Ok(None),
+        };
+        match acquired {
+            Some(Acquired::Clean) => Ok(Some(true)),
+            Some(Acquired::OwnerDied) => self.owner_died(py, inner).map(|()| Some(true)),
+            None => Ok(Some(false)),
+        }
+    }
+
+    #[cold]
+    fn wait(&self, py: Python<'_>, inner: &Inner, timeout: Timeout) -> PyResult<bool> {
+        let acquired = blocking(py, timeout, |patience| inner.acquire(patience))?;
+        match acquired {
+            Some(Acquired::Clean) => {
+                if let Inner::Semaphore(..) = inner {
+                    self.counted(1);
+                }
+                Ok(true)
+            }
+            Some(Acquired::OwnerDied) => self.owner_died(py, inner).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Warns. A filter may make an error of it: then the lock is not had.
+    #[cold]
+    pub(crate) fn owner_died(&self, py: Python<'_>, inner: &Inner) -> PyResult<()> {
+        let (what, victim) = match inner {
+            Inner::Lock(lock) => ("Lock", lock.victim()),
+            Inner::RLock(lock) => ("RLock", lock.victim()),
+            Inner::Semaphore(..) | Inner::Stock(_) => return Ok(()),
+        };
+        let name = self
+            .name
+            .get()
+            .map_or_else(String::new, |name| format!(" {name:?}"));
+        let who = if victim == 0 {
+            "another process".to_owned()
+        } else {
+            format!("process {victim}")
+        };
+        let text = format!(
+            "{who} died holding the {what}{name}; it is held by this process now, and what it protects may be half-changed"
+        );
+        let text = std::ffi::CString::new(text.replace('\0', "")).unwrap_or_default();
+        let category = py.get_type::<OwnerDiedWarning>();
+        PyErr::warn(py, &category, &text, 1).inspect_err(|_| {
+            let _ = inner.release();
+        })
+    }
+}
+
+impl Inner {
+    pub(crate) fn acquire(&self, patience: Patience) -> Result<Acquired, WaitError> {
+        match self {
+            Self::Lock(lock) => lock.acquire(patience),
+            Self::RLock(lock) => lock.acquire(patience),
+            Self::Semaphore(semaphore, _) => semaphore.acquire(patience).map(|()| Acquired::Clean),
+            Self::Stock(_) => Err(WaitError::TimedOut),
+        }
+    }
+
+    /// Frees a lock; `false` if it was not held.
+    fn release(&self) -> bool {
+        match self {
+            Self::Lock(lock) => lock.release(),
+            Self::RLock(lock) => lock.release(),
+            Self::Semaphore(..) | Self::Stock(_) => false,
+        }
+    }
+
+    fn held(&self) -> PyResult<&phalanx_shm::Held> {
+        match self {
+            Self::Lock(lock) => Ok(lock.held()),
+            Self::RLock(lock) => Ok(lock.held()),
+            Self::Semaphore(semaphore, _) => Ok(semaphore.held()),
+            Self::Stock(_) => Err(PyRuntimeError::new_err(
+                "a semaphore with a name of its own cannot be pickled; open it by its name",
+            )),
+        }
+    }
+
+    fn kind(&self) -> i32 {
+        match self {
+            Self::RLock(_) => RECURSIVE_MUTEX,
+            _ => SEMAPHORE,
+        }
+    }
+}
+
+#[cold]
+fn unbound() -> PyErr {
+    PyRuntimeError::new_err("this lock was not made yet: its class must call the base's __init__()")
+}
+
+fn counting_inner(permits: Permits) -> Inner {
+    Inner::Semaphore(permits, Hint::default())
+}
+
+fn make(kind: i32, value: i32, maxvalue: i32, name: &str, counting: bool) -> PyResult<Inner> {
+    let made = match kind {
+        RECURSIVE_MUTEX => RLock::named(name).map(Inner::RLock),
+        SEMAPHORE if value == 1 && maxvalue == 1 && !counting => Lock::named(name).map(Inner::Lock),
+        SEMAPHORE => {
+            let value =
+                u32::try_from(value).map_err(|_| PyOSError::new_err((22, "Invalid argument")))?;
+            let most = u32::try_from(maxvalue).unwrap_or(0).min(SEMAPHORE_MOST);
+            Permits::new(value, most).map(counting_inner)
+        }
+        _ => return Err(PyValueError::new_err("unrecognized kind")),
+    };
+    made.map_err(|error: CreateError| create_error(error))
+}
+
+#[pymethods]
+impl SemLock {
+    #[classattr]
+    const SEM_VALUE_MAX: i32 = SEMAPHORE_MOST as i32;
+
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self {
+            inner: OnceLock::new(),
+            maxvalue: OnceLock::new(),
+            name: OnceLock::new(),
+            count: AtomicU64::new(0),
+        }
+    }
+
+    #[pyo3(signature = (kind, value, maxvalue, name, unlink))]
+    fn __init__(
         &self,
         py: Python<'_>,
-        exc_type: Option<&Bound<'_, PyAny>>,
-        exc_value: Option<&Bound<'_, PyAny>>,
-        exc_tb: Option<&Bound<'_, PyAny>>,
+        kind: i32,
+        value: i32,
+        maxvalue: i32,
+        name: &str,
+        unlink: bool,
     ) -> PyResult<()> {
-        let _ = (exc_type, exc_value, exc_tb);
-        self.release(py)
+        if kind != RECURSIVE_MUTEX && kind != SEMAPHORE {
+            return Err(PyValueError::new_err("unrecognized kind"));
+        }
+        if unlink {
+            return self.bind(make(kind, value, maxvalue, "", false)?, maxvalue, None);
+        }
+        let stock = STOCK.get(py).ok_or_else(|| {
+            PyFileNotFoundError::new_err("this system has no semaphores with names")
+        })?;
+        let stock = stock.call1(py, (kind, value, maxvalue, name, false))?;
+        self.bind(Inner::Stock(stock), maxvalue, Some(name))
+    }
+
+    /// Makes the lock of an object that is being constructed.
+    #[pyo3(signature = (kind, value, maxvalue, name=None, counting=false))]
+    fn _bind(
+        &self,
+        kind: i32,
+        value: i32,
+        maxvalue: i32,
+        name: Option<&str>,
+        counting: bool,
+    ) -> PyResult<()> {
+        let inner = make(kind, value, maxvalue, name.unwrap_or_default(), counting)?;
+        self.bind(inner, maxvalue, name)
     }
 
     /// How often this process has acquired it and not released it.
@@ -397,19 +381,17 @@ impl SemLock {
             Inner::Lock(lock) => i32::from(lock.is_ours()),
             Inner::RLock(lock) if lock.is_mine() => lock.depth() as i32,
             Inner::RLock(lock) => i32::from(lock.is_ours()),
-            Inner::Semaphore(_) => self.count(),
+            Inner::Semaphore(..) => self.count(),
             Inner::Stock(stock) => stock.call_method0(py, "_count")?.extract(py)?,
         })
     }
 
-    /// Whether the calling thread holds it.
+    /// Whether the calling thread holds it; of a semaphore, whether this process does.
     pub(crate) fn _is_mine(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(match self.inner()? {
             Inner::Lock(lock) => lock.is_mine(),
             Inner::RLock(lock) => lock.is_mine(),
-            Inner::Semaphore(_) => {
-                self.count() > 0 && self.last.load(Ordering::Relaxed) == u64::from(shared_token())
-            }
+            Inner::Semaphore(..) => self.count() > 0,
             Inner::Stock(stock) => stock.call_method0(py, "_is_mine")?.extract(py)?,
         })
     }
@@ -419,7 +401,7 @@ impl SemLock {
         Ok(match self.inner()? {
             Inner::Lock(lock) => u32::from(!lock.is_locked()),
             Inner::RLock(lock) => u32::from(!lock.is_locked()),
-            Inner::Semaphore(semaphore) => semaphore.value(),
+            Inner::Semaphore(semaphore, _) => semaphore.value(),
             Inner::Stock(stock) => stock.call_method0(py, "_get_value")?.extract(py)?,
         })
     }
@@ -440,7 +422,7 @@ impl SemLock {
         let owner = match self.inner()? {
             Inner::Lock(lock) => lock.owner(),
             Inner::RLock(lock) => lock.owner(),
-            Inner::Semaphore(_) | Inner::Stock(_) => None,
+            Inner::Semaphore(..) | Inner::Stock(_) => None,
         };
         Ok(owner.map(|owner| owner.pid))
     }
@@ -527,7 +509,7 @@ fn open(bits: u64) -> PyResult<Inner> {
         .and_then(|block| session().ok().and_then(|arena| arena.kind_of(block)));
     match kind {
         Some(Kind::RLock) => take(bits).map(Inner::RLock),
-        Some(Kind::Semaphore) => take(bits).map(Inner::Semaphore),
+        Some(Kind::Permits) => take(bits).map(counting_inner),
         // Or it is gone, and says so.
         _ => take(bits).map(Inner::Lock),
     }

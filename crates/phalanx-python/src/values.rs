@@ -149,14 +149,14 @@ struct Parts {
 impl Parts {
     fn acquire(&self, py: Python<'_>) -> PyResult<()> {
         match &self.native {
-            Some(lock) => lock.get().__enter__(py).map(drop),
+            Some(lock) => lock.get().enter(py).map(drop),
             None => self.lock.call_method0(py, "acquire").map(drop),
         }
     }
 
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         match &self.native {
-            Some(lock) => lock.get().release(py),
+            Some(lock) => lock.get().leave(py),
             None => self.lock.call_method0(py, "release").map(drop),
         }
     }
@@ -246,7 +246,7 @@ impl SynchronizedBase {
         let native = lock.cast::<SemLock>().ok().filter(|lock| {
             matches!(
                 lock.get().inner(),
-                Ok(Inner::Lock(_) | Inner::RLock(_) | Inner::Semaphore(_))
+                Ok(Inner::Lock(_) | Inner::RLock(_) | Inner::Semaphore(..))
             )
         });
         let number = code.and_then(Number::of);

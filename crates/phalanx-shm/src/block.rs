@@ -68,10 +68,12 @@ pub enum Kind {
     Store = 18,
     /// What a map or list has in it.
     Table = 19,
+    /// Permits that are counted without a lock.
+    Permits = 20,
 }
 
 impl Kind {
-    pub(crate) const COUNT: usize = 20;
+    pub(crate) const COUNT: usize = 21;
 
     pub(crate) fn from_bits(bits: u64) -> Option<Self> {
         const ALL: [Option<Kind>; Kind::COUNT] = [
@@ -95,6 +97,7 @@ impl Kind {
             Some(Kind::Message),
             Some(Kind::Store),
             Some(Kind::Table),
+            Some(Kind::Permits),
         ];
         ALL.get(bits as usize).copied().flatten()
     }

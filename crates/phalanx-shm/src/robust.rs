@@ -343,6 +343,15 @@ impl<S: Scope> RawLock<S> {
         self.lock_forever()
     }
 
+    /// Takes the lock if it is free now and its last owner did not die.
+    #[inline]
+    #[must_use = "false says that there is more to it"]
+    pub fn try_clean(&self) -> bool {
+        self.word
+            .compare_exchange(0, S::token(), Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+    }
+
     /// Takes the lock if it is free now.
     #[inline]
     pub fn try_lock(&self) -> Option<Acquired> {
@@ -502,7 +511,14 @@ impl<S: Scope> RawLock<S> {
     #[inline]
     #[must_use]
     pub fn is_mine(&self) -> bool {
-        self.word.load(Ordering::Relaxed) & !(CONTENDED | DIED) == S::token()
+        self.is_held_as(S::token())
+    }
+
+    /// As [`is_mine`](Self::is_mine), for a caller that has its token at hand.
+    #[inline]
+    #[must_use]
+    pub fn is_held_as(&self, me: u32) -> bool {
+        self.word.load(Ordering::Relaxed) & !(CONTENDED | DIED) == me
     }
 
     /// Frees the lock if the process in `slot`, which is dead, holds it; the next owner is told. Wakes all sleepers.

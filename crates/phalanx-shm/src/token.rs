@@ -184,6 +184,7 @@ fn shared_token_first() -> u32 {
 /// # Panics
 ///
 /// If the arena cannot be made or has no process slot left.
+#[inline]
 #[must_use]
 pub fn current_slot() -> u16 {
     match SLOT.load(phalanx_prim::global::Ordering::Acquire) {

@@ -117,6 +117,12 @@ impl<S: Scope> Gate<S> {
         }
     }
 
+    /// Returns `true` if somebody may be asleep at this moment.
+    #[inline]
+    pub fn may_have_sleepers(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & SLEEPERS != 0
+    }
+
     #[cold]
     fn notify_sleepers(&self, count: u32) {
         let mut now = self.word.load(Ordering::Relaxed);

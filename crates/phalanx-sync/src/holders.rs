@@ -17,20 +17,13 @@ impl Holders {
     }
 
     /// Returns the entry of `slot`, or a free one; `None` when the table is full.
-    ///
-    /// A process keeps its entry at a count of 0, until another needs the place: entries that were never used come last.
     pub(crate) fn find(&self, slot: u16) -> Option<usize> {
         let mut free = None;
         for (index, entry) in self.0.iter().enumerate() {
-            let now = entry.load(Ordering::Relaxed);
-            if now >> 32 == u64::from(slot) {
-                return Some(index);
-            }
-            if now as u32 == 0 {
-                free = free.or(Some(index));
-            }
-            if now == 0 {
-                break;
+            match entry.load(Ordering::Relaxed) {
+                0 => free = free.or(Some(index)),
+                now if now >> 32 == u64::from(slot) => return Some(index),
+                _ => {}
             }
         }
         free
@@ -47,14 +40,18 @@ impl Holders {
     /// Returns the entry with `by` added to its count, for `slot`.
     pub(crate) fn changed(&self, index: usize, slot: u16, by: i64) -> u64 {
         let count = ((self.read(index) & 0xffff_ffff) as i64 + by).max(0);
-        u64::from(slot) << 32 | count as u64
+        if count == 0 {
+            0
+        } else {
+            u64::from(slot) << 32 | count as u64
+        }
     }
 
     /// Returns the entry and count of `slot`, if it has any.
     pub(crate) fn of(&self, slot: u16) -> Option<(usize, u32)> {
         self.find(slot).and_then(|index| {
             let entry = self.read(index);
-            (entry >> 32 == u64::from(slot) && entry as u32 > 0).then_some((index, entry as u32))
+            (entry >> 32 == u64::from(slot)).then_some((index, entry as u32))
         })
     }
 

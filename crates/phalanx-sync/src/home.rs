@@ -203,7 +203,7 @@ pub(crate) fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Lock => "Lock",
         Kind::RLock => "RLock",
-        Kind::Semaphore => "Semaphore",
+        Kind::Semaphore | Kind::Permits => "Semaphore",
         Kind::Barrier => "Barrier",
         Kind::Condition => "Condition",
         Kind::Event => "Event",

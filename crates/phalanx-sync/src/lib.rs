@@ -18,6 +18,7 @@ pub mod handle;
 mod holders;
 mod home;
 mod lock;
+mod permits;
 mod semaphore;
 mod shared;
 
@@ -30,6 +31,7 @@ pub use lock::{
     Lock, LockError, LockGuard, LockOwner, LockState, OwnerDied, RLock, RLockGuard, RLockState,
     Releasable,
 };
+pub use permits::{Hint, Permits, PermitsState};
 pub use phalanx_shm::{Acquired, Local, Patience, Shared as SharedScope, WaitError};
 pub use semaphore::{
     BoundedSemaphore, OverRelease, Permit, SEMAPHORE_MOST, Semaphore, SemaphoreState,
@@ -47,6 +49,7 @@ pub fn install() {
         lock::install();
         event::install();
         semaphore::install();
+        permits::install();
         condition::install();
         barrier::install();
         shared::install();

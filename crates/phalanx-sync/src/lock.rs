@@ -351,6 +351,14 @@ macro_rules! lock_api {
                     .unwrap_or_else(|| self.state.victim.load(Ordering::Relaxed))
             }
 
+            /// Takes the lock if it is free now and its last owner did not die; the rest is for
+            /// [`try_acquire`](Self::try_acquire) to find out.
+            #[inline]
+            #[must_use = "false says that there is more to it"]
+            pub fn try_clean(&self) -> bool {
+                self.clean()
+            }
+
             /// Returns `true` if a thread of this process holds the lock.
             #[must_use]
             pub fn is_ours(&self) -> bool {
@@ -453,6 +461,11 @@ impl<S: Home> Lock<S> {
         self.state.raw.lock_as(me, patience)
     }
 
+    #[inline]
+    fn clean(&self) -> bool {
+        self.state.raw.try_clean()
+    }
+
     /// Takes the lock without a guard if it is free now.
     #[inline]
     pub fn try_acquire(&self) -> Option<Acquired> {
@@ -519,6 +532,11 @@ impl<S: Home> RLock<S> {
             .map(|acquired| self.first(acquired))
     }
 
+    #[inline]
+    fn clean(&self) -> bool {
+        self.state.raw.try_clean() || self.again()
+    }
+
     /// Takes the lock without a guard if it is free now or this thread's.
     #[inline]
     pub fn try_acquire(&self) -> Option<Acquired> {
@@ -561,9 +579,10 @@ impl<S: Home> RLock<S> {
     /// Undoes one acquisition; `false` if the calling thread does not hold the lock.
     #[must_use = "false says that the lock is not this thread's"]
     pub fn release(&self) -> bool {
-        let mine = self.state.raw.is_mine();
+        let me = S::token();
+        let mine = self.state.raw.is_held_as(me);
         if mine {
-            self.release_as(S::token());
+            self.release_as(me);
         }
         mine
     }

@@ -10,8 +10,6 @@
 //! | notify, unlock | the next owner notifies all |
 //!
 //! Permits that a dead process held come back. Those of a bare `acquire` belong to nobody: a semaphore may be a signal.
-//! Whether one is can be found out ([`acquire_loose`](Semaphore::acquire_loose)): it is from the moment on at which a process
-//! gives back what it does not hold.
 #![expect(unsafe_code, reason = "the marker of what may be placed in the arena")]
 
 use std::fmt;
@@ -44,8 +42,7 @@ pub struct SemaphoreState<S> {
     armed: AtomicU32,
     was_value: AtomicU32,
     entry: AtomicU32,
-    /// 1 once somebody gave back what it did not hold: permits belong to nobody then.
-    signal: AtomicU32,
+    reserved: AtomicU32,
     was_entry: AtomicU64,
     holders: Holders,
 }
@@ -79,7 +76,7 @@ impl<S: Home> SemaphoreState<S> {
             armed: AtomicU32::new(0),
             was_value: AtomicU32::new(0),
             entry: AtomicU32::new(0),
-            signal: AtomicU32::new(0),
+            reserved: AtomicU32::new(0),
             was_entry: AtomicU64::new(0),
             holders: Holders::new(),
         }
@@ -123,71 +120,47 @@ impl<S: Home> SemaphoreState<S> {
         points::point("semaphore.disarmed");
     }
 
-    /// Returns the entry of this process as it will be. The lock is held.
-    fn mine(&self, track: Track, by: i64) -> Option<(usize, u64)> {
-        if track == Track::No || S::WAIT == phalanx_prim::Scope::Private {
-            return None;
-        }
-        if self.signal.load(Ordering::Relaxed) != 0 {
+    fn mine(&self, tracked: bool, by: i64) -> Option<(usize, u64)> {
+        if !tracked || S::WAIT == phalanx_prim::Scope::Private {
             return None;
         }
         let slot = current_slot();
-        let Some(index) = self.holders.find(slot) else {
-            // Too many processes to follow: from now on it cannot be known who holds what.
-            self.signal.store(1, Ordering::Release);
-            return None;
-        };
-        let entry = self.holders.read(index);
-        let held = if entry >> 32 == u64::from(slot) {
-            entry as u32
-        } else {
-            0
-        };
-        if track == Track::Loosely && by < 0 && i64::from(held) + by < 0 {
-            self.signal.store(1, Ordering::Release);
-            return None;
-        }
-        Some((
-            index,
-            u64::from(slot) << 32 | (i64::from(held) + by).max(0) as u64,
-        ))
+        let index = self.holders.find(slot)?;
+        Some((index, self.holders.changed(index, slot, by)))
     }
 
-    fn try_take(&self, track: Track) -> bool {
+    fn try_take(&self, tracked: bool) -> bool {
         if self.value.load(Ordering::Relaxed) == 0 {
             return false;
         }
         self.lock();
         let value = self.value.load(Ordering::Relaxed);
         if value > 0 {
-            self.change(value - 1, self.mine(track, 1));
+            self.change(value - 1, self.mine(tracked, 1));
         }
         self.raw.unlock();
         value > 0
     }
 
-    fn acquire(&self, track: Track, patience: Patience) -> Result<(), WaitError> {
-        if self.try_take(track) {
+    fn acquire(&self, tracked: bool, patience: Patience) -> Result<(), WaitError> {
+        if self.try_take(tracked) {
             return Ok(());
         }
         self.gate
-            .wait_until(patience, || self.try_take(track).then_some(()))
-    }
-
-    fn most(&self) -> u32 {
-        match self.bound.load(Ordering::Relaxed) {
-            0 => SEMAPHORE_MOST,
-            bound => bound,
-        }
+            .wait_until(patience, || self.try_take(tracked).then_some(()))
     }
 
     /// Adds `count`; `false` if that would exceed the bound.
-    fn release(&self, count: u32, track: Track) -> bool {
+    fn release(&self, count: u32, tracked: bool) -> bool {
         self.lock();
         let value = self.value.load(Ordering::Relaxed);
-        let fits = value.checked_add(count).filter(|sum| *sum <= self.most());
+        let most = match self.bound.load(Ordering::Relaxed) {
+            0 => SEMAPHORE_MOST,
+            bound => bound,
+        };
+        let fits = value.checked_add(count).filter(|sum| *sum <= most);
         if let Some(sum) = fits {
-            self.change(sum, self.mine(track, -i64::from(count)));
+            self.change(sum, self.mine(tracked, -i64::from(count)));
             self.gate.notify(count);
         }
         self.raw.unlock();
@@ -196,35 +169,23 @@ impl<S: Home> SemaphoreState<S> {
 
     fn untrack(&self) {
         self.lock();
-        self.change(
-            self.value.load(Ordering::Relaxed),
-            self.mine(Track::Exactly, -1),
-        );
+        self.change(self.value.load(Ordering::Relaxed), self.mine(true, -1));
         self.raw.unlock();
     }
 
     fn holder_died(&self, dead: u16) {
         self.lock();
-        if self.signal.load(Ordering::Relaxed) == 0
-            && let Some((index, count)) = self.holders.of(dead)
-        {
+        if let Some((index, count)) = self.holders.of(dead) {
             let value = self.value.load(Ordering::Relaxed).saturating_add(count);
-            self.change(value.min(self.most()), Some((index, u64::from(dead) << 32)));
+            let most = match self.bound.load(Ordering::Relaxed) {
+                0 => SEMAPHORE_MOST,
+                bound => bound,
+            };
+            self.change(value.min(most), Some((index, 0)));
             self.gate.notify_all();
         }
         self.raw.unlock();
     }
-}
-
-/// Whether a change is noted as this process's.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Track {
-    /// It is nobody's.
-    No,
-    /// Every acquisition of this semaphore is, or a signal ends it: see the module's head.
-    Loosely,
-    /// This one is: a guard sees to it that it is undone by the same process.
-    Exactly,
 }
 
 /// A release that would exceed the bound: there were more releases than acquisitions.
@@ -275,7 +236,7 @@ macro_rules! semaphore {
             /// Blocks until there is a permit and takes it. The permit comes back when it is dropped, or when this process
             /// dies (of up to 120 processes that hold permits at once).
             pub fn acquire(&self) -> Permit<'_, S> {
-                match self.state.acquire(Track::Exactly, Patience::FOREVER) {
+                match self.state.acquire(true, Patience::FOREVER) {
                     Ok(()) => Permit { state: &self.state },
                     Err(_) => unreachable!("an endless wait ended"),
                 }
@@ -284,13 +245,13 @@ macro_rules! semaphore {
             /// Takes a permit within `timeout`.
             #[must_use]
             pub fn acquire_timeout(&self, timeout: Duration) -> Option<Permit<'_, S>> {
-                self.state.acquire(Track::Exactly, Patience::timeout(timeout)).is_ok().then(|| Permit { state: &self.state })
+                self.state.acquire(true, Patience::timeout(timeout)).is_ok().then(|| Permit { state: &self.state })
             }
 
             /// Takes a permit if there is one now.
             #[must_use]
             pub fn try_acquire(&self) -> Option<Permit<'_, S>> {
-                self.state.try_take(Track::Exactly).then(|| Permit { state: &self.state })
+                self.state.try_take(true).then(|| Permit { state: &self.state })
             }
 
             /// Takes a permit without a guard; it belongs to nobody and does not come back with a death.
@@ -299,36 +260,7 @@ macro_rules! semaphore {
             ///
             /// [`WaitError`] as `patience` says.
             pub fn acquire_raw(&self, patience: Patience) -> Result<(), WaitError> {
-                self.state.acquire(Track::No, patience)
-            }
-
-            /// As [`acquire_raw`](Self::acquire_raw), and the permit comes back with this process's death as long as nobody
-            /// has given back ([`release_loose`](Self::release_loose)) what it does not hold. For faces of other languages;
-            /// these two do not mix with guards.
-            ///
-            /// # Errors
-            ///
-            /// [`WaitError`] as `patience` says.
-            pub fn acquire_loose(&self, patience: Patience) -> Result<(), WaitError> {
-                self.state.acquire(Track::Loosely, patience)
-            }
-
-            /// As [`acquire_loose`](Self::acquire_loose) if there is a permit now.
-            #[must_use = "false says that there was none"]
-            pub fn try_acquire_loose(&self) -> bool {
-                self.state.try_take(Track::Loosely)
-            }
-
-            /// Adds a permit: one that this process holds, or a signal.
-            ///
-            /// # Errors
-            ///
-            /// [`OverRelease`] when the value is at its largest already.
-            pub fn release_loose(&self) -> Result<(), OverRelease> {
-                if self.state.release(1, Track::Loosely) {
-                    return Ok(());
-                }
-                Err(OverRelease { bound: self.state.most() })
+                self.state.acquire(false, patience)
             }
 
             /// Adds a permit.
@@ -346,10 +278,11 @@ macro_rules! semaphore {
             ///
             /// [`OverRelease`] when they would not all fit.
             pub fn release_many(&self, count: u32) -> Result<(), OverRelease> {
-                if self.state.release(count, Track::No) {
+                if self.state.release(count, false) {
                     return Ok(());
                 }
-                Err(OverRelease { bound: self.state.most() })
+                let bound = self.state.bound.load(Ordering::Relaxed);
+                Err(OverRelease { bound: if bound == 0 { SEMAPHORE_MOST } else { bound } })
             }
 
             /// Returns how many permits there are at this moment.
@@ -429,25 +362,6 @@ semaphore! {
     /// ```
 }
 
-impl Semaphore<Shared> {
-    /// Makes one with `value` permits and never more than `most`. For faces of other languages. With a value of 0 it is a
-    /// signal: there is nothing to hold before somebody adds a permit.
-    ///
-    /// # Errors
-    ///
-    /// [`CreateError`] when shared memory is short or a number is larger than [`SEMAPHORE_MOST`].
-    pub fn with_most(value: u32, most: u32) -> Result<Self, CreateError> {
-        check(value.max(most))?;
-        let state = SemaphoreState::new(value, most);
-        if value == 0 {
-            state.signal.store(1, Ordering::Relaxed);
-        }
-        Ok(Self {
-            state: Object::new(state)?,
-        })
-    }
-}
-
 /// A permit of a semaphore; given back on drop.
 ///
 /// ```
@@ -474,7 +388,7 @@ impl<S: Home> Permit<'_, S> {
 
 impl<S: Home> Drop for Permit<'_, S> {
     fn drop(&mut self) {
-        self.state.release(1, Track::Exactly);
+        self.state.release(1, true);
     }
 }
 
