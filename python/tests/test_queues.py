@@ -17,12 +17,20 @@ import time
 
 import pytest
 
+import phalanx
 from phalanx import _engine, queues
 from phalanx.connection import wait
 
 np = pytest.importorskip("numpy", reason="large buffers are numpy's")
 
 fork = mp.get_context("fork")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def in_place():
+    phalanx.install()
+    yield
+    phalanx.uninstall()
 
 
 def make(maxsize=0):
@@ -567,7 +575,10 @@ def test_descriptor_polls_readable_while_there_are_items():
     queue.get()
     assert wait([fd], 0) == [fd]
     queue.get()
-    assert wait([fd], 0) == []
+    while wait([fd], 0):
+        # News of the second item that came late.
+        queue._settle()
+    assert wait([queue], 0) == []
     process = run(queue.put, 3)
     assert wait([queue, process.sentinel, fd], 30)
     process.join(30)
@@ -759,6 +770,18 @@ def test_a_killed_worker_does_not_keep_join_waiting():
 
     process = run(worker)
     process.join(30)
+    with pytest.warns(RuntimeWarning, match="1 items were lost"):
+        queue.join()
+
+
+def test_a_killed_child_of_a_bare_fork_does_not_keep_join_waiting():
+    queue = make_joinable()
+    queue.put(1)
+    pid = os.fork()
+    if pid == 0:
+        queue.get()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
     with pytest.warns(RuntimeWarning, match="1 items were lost"):
         queue.join()
 

@@ -5,9 +5,8 @@
 //! | armed | not readable; the reactor watches the gate | the reactor, when the gate is notified: *rung* |
 //! | rung | readable | [`settle`](Doorbell::settle), when it finds nothing to ring for: *armed* |
 //!
-//! The reactor does not look what is in the queue. So a bell that another consumer was faster than stays rung until somebody
-//! settles it: after each take, and after each wait that turned out futile. It costs nothing until it is made, and belongs to
-//! one process: a forked child makes its own.
+//! A rung bell that another process was faster than stays rung until somebody settles it: after each take, and after each wait
+//! that turned out futile. It costs nothing until it is made, and belongs to one process: a forked child makes its own.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -33,22 +32,51 @@ pub enum Bell {
 #[derive(Debug)]
 struct Clapper {
     event: EventFd,
-    gate: &'static Gate<Shared>,
+    queue: RawQueue,
+    bell: Bell,
+}
+
+impl Clapper {
+    fn gate(&self) -> &'static Gate<Shared> {
+        match self.bell {
+            Bell::Readable => self.queue.readable(),
+            Bell::Writable => self.queue.writable(),
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        match self.bell {
+            Bell::Readable => self.queue.is_ready(),
+            Bell::Writable => self.queue.has_room(),
+        }
+    }
+
+    /// Has the reactor call at the next notification; rings if there is something to ring for already.
+    fn arm(self: &Arc<Self>) {
+        let waker = Waker::from(Arc::clone(self));
+        reactor::register(self.gate(), self.queue.held(), &waker);
+        if self.is_due() {
+            self.event.ring();
+        }
+    }
 }
 
 impl Wake for Clapper {
     fn wake(self: Arc<Self>) {
+        if !self.is_due() {
+            // Somebody was faster.
+            self.arm();
+            return;
+        }
         self.event.ring();
         // The wake may have been meant for one who sleeps at the gate: we only tell, we do not take.
-        self.gate.notify(1);
+        self.gate().notify(1);
     }
 }
 
 /// See the module's head.
 #[derive(Debug)]
 pub struct Doorbell {
-    queue: RawQueue,
-    bell: Bell,
     clapper: Arc<Clapper>,
     owner: u32,
     /// While armed: if this process dies, the wake that it would have passed on is passed on by the sweep.
@@ -62,18 +90,12 @@ impl Doorbell {
     ///
     /// When no descriptor is left.
     pub fn new(queue: &RawQueue, bell: Bell) -> io::Result<Self> {
-        let gate = match bell {
-            Bell::Readable => queue.readable(),
-            Bell::Writable => queue.writable(),
-        };
-        let clapper = Arc::new(Clapper {
-            event: EventFd::new()?,
-            gate,
-        });
         let doorbell = Self {
-            queue: queue.clone(),
-            bell,
-            clapper,
+            clapper: Arc::new(Clapper {
+                event: EventFd::new()?,
+                queue: queue.clone(),
+                bell,
+            }),
             owner: phalanx_sys::ids::pid(),
             armed: Mutex::new(None),
         };
@@ -90,10 +112,7 @@ impl Doorbell {
     /// Returns `true` if there is something to ring for.
     #[must_use]
     pub fn is_due(&self) -> bool {
-        match self.bell {
-            Bell::Readable => self.queue.is_ready(),
-            Bell::Writable => self.queue.has_room(),
-        }
+        self.clapper.is_due()
     }
 
     /// Makes the descriptor say what is so.
@@ -105,13 +124,9 @@ impl Doorbell {
         }
         self.clapper.event.clear();
         if armed.is_none() {
-            *armed = Some(Interest::of(self.clapper.gate.word()));
+            *armed = Some(Interest::of(self.clapper.gate().word()));
         }
-        let waker = Waker::from(Arc::clone(&self.clapper));
-        reactor::register(self.clapper.gate, self.queue.held(), &waker);
-        if self.is_due() {
-            self.clapper.event.ring();
-        }
+        self.clapper.arm();
     }
 }
 
