@@ -341,6 +341,10 @@ impl LocalQueue {
     }
 
     /// Sets up a plain queue over `items`, whose hooks nobody overrode.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call from Python per queue, with all it is made of"
+    )]
     fn _begin(
         &self,
         maxsize: i64,

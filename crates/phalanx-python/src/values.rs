@@ -118,7 +118,7 @@ impl Number {
     }
 
     /// Returns the bytes of a number, `None` where ctypes has to decide (or refuse).
-    fn from_python(self, value: &Bound<'_, PyAny>) -> Option<[u8; 8]> {
+    fn encode(self, value: &Bound<'_, PyAny>) -> Option<[u8; 8]> {
         match self {
             Self::Signed(_) | Self::Unsigned(_) => {
                 let number = value.cast_exact::<PyInt>().ok()?.extract::<i64>().ok()?;
@@ -188,7 +188,7 @@ impl Parts {
         let Some((number, len, block)) = &self.plain else {
             return Ok(false);
         };
-        let Some(bytes) = number.from_python(value).filter(|_| index < *len) else {
+        let Some(bytes) = number.encode(value).filter(|_| index < *len) else {
             return Ok(false);
         };
         let size = number.size();
