@@ -178,6 +178,8 @@ pub struct Options {
     pub quick: bool,
     /// One endless loop per core runs beside.
     pub busy: bool,
+    /// Everything runs under the round-robin policy, before whatever else the machine has to do.
+    pub first: bool,
     /// Only groups whose title contains this.
     pub only: Option<String>,
 }
@@ -187,6 +189,7 @@ impl Options {
         let mut options = Self {
             quick: false,
             busy: false,
+            first: false,
             only: None,
         };
         let mut args = std::env::args().skip(1);
@@ -194,12 +197,13 @@ impl Options {
             match arg.as_str() {
                 "--quick" => options.quick = true,
                 "--busy" => options.busy = true,
+                "--first" => options.first = true,
                 "--only" => {
                     options.only = Some(args.next().ok_or("give --only a part of a title")?);
                 }
                 _ => {
                     return Err(format!(
-                        "{arg} is unknown: use --quick, --busy, --only <part of a title>"
+                        "{arg} is unknown: use --quick, --busy, --first, --only <part of a title>"
                     ));
                 }
             }
@@ -248,6 +252,12 @@ pub fn program(table: impl FnOnce(&Options) -> Result) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if options.first
+        && let Err(error) = sys::go_first()
+    {
+        eprintln!("--first: {error}");
+        return ExitCode::FAILURE;
+    }
     let outcome = burners(&options).and_then(|burners| {
         let outcome = table(&options);
         drop(burners);
@@ -364,10 +374,15 @@ pub fn run(group: Group, options: &Options) -> Result {
     out.write_all(text.as_bytes())?;
     writeln!(
         out,
-        "{rounds} rounds, {} cores{}{}; disturbed samples: {:.0} %.\n",
+        "{rounds} rounds, {} cores{}{}{}; disturbed samples: {:.0} %.\n",
         cores(),
         if options.busy {
             ", all kept busy by other processes"
+        } else {
+            ""
+        },
+        if options.first {
+            ", round-robin policy"
         } else {
             ""
         },

@@ -8,7 +8,8 @@ pub(crate) const TABLES: [&str; 6] = ["pingpong", "oneway", "pool", "spawn", "lo
 /// Those in which somebody waits: measured a second time while other processes keep all cores busy.
 const WAITING: [&str; 4] = ["pingpong", "oneway", "pool", "locks"];
 
-const MANIFEST: &str = "benches/Cargo.toml";
+/// Their own workspace.
+pub(crate) const MANIFEST: &str = "benches/Cargo.toml";
 
 /// Builds all programs first, so that no compiler runs beside a measurement, then runs them.
 pub(crate) fn bench(table: Option<&str>, quick: bool) -> Outcome {

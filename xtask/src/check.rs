@@ -15,7 +15,7 @@ type Skipped = Option<String>;
 type Step = fn() -> Outcome<Skipped>;
 
 /// The steps, the quick ones first.
-const STEPS: [(&str, Step); 6] = [
+const STEPS: [(&str, Step); 7] = [
     ("direction", || terrace::check().map(done)),
     ("rooms", || rooms::check().map(done)),
     ("format", || {
@@ -40,6 +40,7 @@ const STEPS: [(&str, Step); 6] = [
             .map(done)
     }),
     ("aarch64", other_target),
+    ("benches", || benches().map(done)),
 ];
 
 /// The names of the steps.
@@ -83,6 +84,30 @@ fn for_python(sh: Sh) -> Outcome<Sh> {
 
 fn done((): ()) -> Skipped {
     None
+}
+
+/// The benches are a workspace of their own, so that no test run builds the peers; they use the face, and rot when nobody
+/// looks. The first time this compiles the peers' interfaces (about a minute), afterwards only ours (seconds).
+fn benches() -> Outcome {
+    Sh::cargo(&[
+        "fmt",
+        "--manifest-path",
+        crate::bench::MANIFEST,
+        "--",
+        "--check",
+    ])
+    .run()?;
+    Sh::cargo(&[
+        "clippy",
+        "--locked",
+        "--manifest-path",
+        crate::bench::MANIFEST,
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ])
+    .run()
 }
 
 fn other_target() -> Outcome<Skipped> {

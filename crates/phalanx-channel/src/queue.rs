@@ -147,16 +147,20 @@ thread_local! {
 /// Largest scratch buffer a thread keeps.
 const KEPT: usize = 1 << 16;
 
-/// Runs `f` with an empty buffer of this thread.
+/// Runs `f` with an empty buffer: this thread's, or a new one while that is in use (serializing may use another queue).
 fn with_scratch<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-    // Taken out: serializing may use another queue.
-    let mut buffer = SCRATCH.take();
-    buffer.clear();
-    let result = f(&mut buffer);
-    if buffer.capacity() <= KEPT {
-        SCRATCH.set(buffer);
-    }
-    result
+    SCRATCH.with(|scratch| {
+        // Used where it lies: moving it out and back costs more than a small item's put.
+        let Ok(mut buffer) = scratch.try_borrow_mut() else {
+            return f(&mut Vec::new());
+        };
+        buffer.clear();
+        let result = f(&mut buffer);
+        if buffer.capacity() > KEPT {
+            *buffer = Vec::new();
+        }
+        result
+    })
 }
 
 /// Puts a serialized value with the handles in it.

@@ -373,12 +373,14 @@ fn new_segment(arena: &Arena, size: usize) -> Result<BlockRef, AllocError> {
 }
 
 impl Core<'_> {
+    #[inline]
     fn segment(&self, bits: &AtomicU64) -> (BlockRef, &Segment) {
         let bits = bits.load(Ordering::Acquire);
         let block = BlockRef::from_bits(bits).expect("a queue always has a segment");
         (block, self.arena.view_held::<Segment>(block))
     }
 
+    #[inline]
     fn ring_byte(&self, segment: BlockRef, ring: &Segment, position: u64, len: usize) -> *mut u8 {
         let size = ring.size.load(Ordering::Relaxed);
         // A power of two no larger than the block, whatever a dying process left: stay inside.
@@ -389,18 +391,21 @@ impl Core<'_> {
         self.arena.region().at(start, len).as_ptr()
     }
 
+    #[inline]
     fn write_word(&self, segment: BlockRef, ring: &Segment, position: u64, word: u64) {
         let at = self.ring_byte(segment, ring, position, 8).cast::<u64>();
         // SAFETY: positions are multiples of 8 inside the ring, and the ring behind the tail belongs to the tail lock.
         unsafe { at.write(word) };
     }
 
+    #[inline]
     fn read_word(&self, segment: BlockRef, ring: &Segment, position: u64) -> u64 {
         let at = self.ring_byte(segment, ring, position, 8).cast::<u64>();
         // SAFETY: as above; records between head and tail do not change.
         unsafe { at.read() }
     }
 
+    #[inline]
     fn lock_tail(&self) {
         if self.state.tail.lock.lock_forever() == Acquired::OwnerDied {
             self.repair_tail();
@@ -436,6 +441,7 @@ impl Core<'_> {
         self.state.not_empty.notify_all();
     }
 
+    #[inline]
     fn lock_head(&self) {
         if self.state.head.lock.lock_forever() == Acquired::OwnerDied {
             self.repair_head();
@@ -485,6 +491,7 @@ impl Core<'_> {
     }
 
     /// Notes a change before its commit.
+    #[inline]
     fn note(&self, side: &Side, position: u64, block: Option<BlockRef>, len: u64) {
         side.note_position.store(position, Ordering::Relaxed);
         side.note_block
@@ -500,6 +507,7 @@ impl Core<'_> {
             .store(u32::from(current_slot()), Ordering::Release);
     }
 
+    #[inline]
     fn counted(&self, side: &Side, len: u64) {
         side.bytes.store(
             side.bytes.load(Ordering::Relaxed).wrapping_add(len),
@@ -532,18 +540,25 @@ impl Core<'_> {
             .saturating_sub(taken)
     }
 
-    /// Returns `true` if the first segment has an item, or one comes behind it. Without the lock this is a hint.
+    /// Returns `true` if the first segment has an item, or one comes behind it. Without the lock this is a hint, but it never
+    /// says `false` while an item lies there.
+    #[inline]
     fn has_item(&self) -> bool {
-        let first = BlockRef::from_bits(self.state.head.segment.load(Ordering::Acquire));
-        let ring = first.and_then(|block| self.arena.view::<Segment>(block).ok());
-        // Gone: another consumer moved on at this moment.
-        ring.is_none_or(|ring| {
-            ring.tail.load(Ordering::Acquire) != ring.head.load(Ordering::Relaxed)
-                || ring.next.load(Ordering::Relaxed) != 0
-        })
+        let first = self.state.head.segment.load(Ordering::Acquire);
+        let Some(block) = BlockRef::from_bits(first) else {
+            return true;
+        };
+        // Another consumer may move on and free it at this moment: what is read here is then any number.
+        let ring = self.arena.view_held::<Segment>(block);
+        // Acquire: the look below comes after these.
+        ring.tail.load(Ordering::Acquire) != ring.head.load(Ordering::Acquire)
+            || ring.next.load(Ordering::Acquire) != 0
+            // A reference is used once, so the same one means that it was the first segment all the time.
+            || self.state.head.segment.load(Ordering::Relaxed) != first
     }
 
     /// As [`has_room`](Self::has_room), under the tail lock: looks at the other side only if there may be none.
+    #[inline]
     fn has_room_locked(&self, payload: u64) -> bool {
         let items = self.state.capacity.load(Ordering::Relaxed);
         if self.state.byte_capacity.load(Ordering::Relaxed) != 0 {
@@ -566,6 +581,7 @@ impl Core<'_> {
     }
 
     /// Unlocks the head and tells producers that there is room.
+    #[inline]
     fn unlock_head_taken(&self) {
         if !self.is_bounded() {
             self.state.head.lock.unlock();
@@ -590,6 +606,7 @@ impl Core<'_> {
         (items == 0 || self.len() < items) && (bytes == 0 || self.bytes() + payload <= bytes)
     }
 
+    #[inline]
     fn closed(&self) -> Option<Closed> {
         match self.state.closed.load(Ordering::Acquire) {
             0 => None,
@@ -716,6 +733,7 @@ impl Core<'_> {
         Ok((fresh, self.arena.view_held::<Segment>(fresh)))
     }
 
+    #[inline]
     fn read_record(&self, segment: BlockRef, ring: &Segment, mut at: u64) -> (Found, u64) {
         let mut head = self.read_word(segment, ring, at);
         if head >> 56 == WRAP {

@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use phalanx_channel::Loan;
 use phalanx_channel::codec::{self, CodecError};
 use phalanx_shm::{Arena, BlockRef};
 use phalanx_sys::process::Forked;
@@ -27,7 +28,7 @@ use crate::entry::{self, Orders, REFUSED_CODE, Role};
 use crate::error::StartError;
 use crate::fork;
 use crate::start::{self, StartHandle};
-use crate::task::Payload;
+use crate::task::{Payload, TaskRef};
 
 /// What the socket carries: slot, flags, start record.
 const REQUEST: usize = 24;
@@ -268,11 +269,32 @@ pub(crate) fn spawn_through(
 
 type Closure = Box<dyn Fn(Payload<'_>, &mut Vec<u8>) -> Result<(), CodecError>>;
 
+fn rehearsed((): ()) {}
+
+/// Runs an empty task in the zygote itself, so that its children inherit what the first one costs: symbols the loader looks
+/// up late, thread-local destructors, the executable's build id, the first pages of the heap.
+fn rehearse(arena: &'static Arena) {
+    let start = (|| {
+        let task = TaskRef::of(&rehearsed).ok()?;
+        let payload = entry::join_payload(&task, &[]).ok()?;
+        let mut loan = Loan::new(arena, payload.len(), &[]).ok()?;
+        loan.copy_from_slice(&payload);
+        StartHandle::new(arena, loan, None).ok()
+    })();
+    // Without memory for it the children pay themselves.
+    if let Some(start) = start {
+        entry::run(arena, &start, None);
+        drop(start.take_result());
+    }
+    entry::flush();
+}
+
 /// Forks on demand until the other end of the socket is gone. One thread, and it never has another.
 pub(crate) fn serve(arena: &'static Arena, socket: OwnedFd, closure: Option<Closure>) -> ! {
     process::set_name("phalanx-zygote");
     // Ctrl-C goes to the whole terminal group; the zygote ends with its parent.
     signal::ignore(signal::SIGINT);
+    rehearse(arena);
     loop {
         let mut message = [0_u8; REQUEST];
         let mut fds = match socket::recv_with_fds(&socket, &mut message) {

@@ -43,7 +43,6 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     manager_store::register(module)?;
     message::register(module)?;
     queue::register(module)?;
-    manager_store::register(module)?;
     queue_local::register(module)?;
     semlock::register(module)?;
     session::register(module)?;

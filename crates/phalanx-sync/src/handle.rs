@@ -4,33 +4,60 @@
 //! while the number is on its way, so whoever serializes collects the holds of all handles it met ([`collect`]) and lets
 //! them travel with the bytes. Read back, the number becomes a hold of the receiving process.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use phalanx_shm::{BlockRef, Held, HoldOrAlloc, Kind, session};
 use serde::{Deserialize, Deserializer, Serializer};
 
 thread_local! {
-    // One list per nested `collect`.
-    static COLLECTED: RefCell<Vec<Vec<Held>>> = const { RefCell::new(Vec::new()) };
+    // How many `collect` this thread is in, and how many holds they have met so far: without a destructor, so that those
+    // who meet none pay for a few moves only.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+    // The holds of all levels, the innermost last.
+    static COLLECTED: RefCell<Vec<Held>> = const { RefCell::new(Vec::new()) };
     // Binary formats drop the text of an error; this keeps it for the codec.
     static LAST_ERROR: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs `serialize` and returns the holds of all handles that were serialized in it by this thread.
-pub fn collect<T>(serialize: impl FnOnce() -> T) -> (T, Vec<Held>) {
-    struct Level;
-    impl Drop for Level {
-        fn drop(&mut self) {
-            COLLECTED.with_borrow_mut(Vec::pop);
+/// One `collect`: at its end, by a panic too, what was met in it is off the list.
+struct Level {
+    before: usize,
+}
+
+impl Level {
+    #[inline]
+    fn enter() -> Self {
+        DEPTH.set(DEPTH.get() + 1);
+        Self {
+            before: COUNT.get(),
         }
     }
-    COLLECTED.with_borrow_mut(|levels| levels.push(Vec::new()));
-    let level = Level;
+
+    #[inline]
+    fn take(&self) -> Vec<Held> {
+        if COUNT.get() == self.before {
+            return Vec::new();
+        }
+        COUNT.set(self.before);
+        COLLECTED.with_borrow_mut(|all| all.split_off(self.before))
+    }
+}
+
+impl Drop for Level {
+    #[inline]
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
+        drop(self.take());
+    }
+}
+
+/// Runs `serialize` and returns the holds of all handles that were serialized in it by this thread.
+#[inline]
+pub fn collect<T>(serialize: impl FnOnce() -> T) -> (T, Vec<Held>) {
+    let level = Level::enter();
     let value = serialize();
-    let holds = COLLECTED
-        .with_borrow_mut(|levels| levels.last_mut().map(std::mem::take))
-        .unwrap_or_default();
-    drop(level);
+    let holds = level.take();
     (value, holds)
 }
 
@@ -118,6 +145,21 @@ pub fn serialize<S: Serializer>(held: &Held, serializer: S) -> Result<S::Ok, S::
         Err(error) => error.to_string(),
     };
     Err(serde::ser::Error::custom(fail(text)))
+    if DEPTH.get() == 0 {
+        return Err(serde::ser::Error::custom(fail(
+            "a phalanx handle can only be sent to a process of the same tree: as an argument or result of a task, or through a queue or pipe"
+                .to_owned(),
+        )));
+    }
+    let travelling = match held.arena().hold(held.block()) {
+        Ok(hold) => hold,
+        Err(error) => return Err(serde::ser::Error::custom(fail(error.to_string()))),
+    };
+    COLLECTED.with_borrow_mut(|all| {
+        all.push(travelling);
+        COUNT.set(all.len());
+    });
+    serializer.serialize_u64(held.block().to_bits())
 }
 
 /// Reads a handle on an object of this kind.
