@@ -51,7 +51,7 @@ _API = (
 )
 
 # What only this package has, by the module that has it.
-_MORE: dict[str, str] = {}
+_MORE: dict[str, str] = {"OwnerDiedWarning": "phalanx.synchronize"}
 
 # Modules of `multiprocessing` that programs use by name, here with this package's classes.
 _SUBMODULES = (

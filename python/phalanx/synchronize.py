@@ -13,6 +13,7 @@ from multiprocessing import process
 from multiprocessing import synchronize as _stock
 
 from phalanx import _engine
+from phalanx import threading as _threads
 from phalanx._engine import OwnerDiedWarning
 
 __all__ = [
@@ -108,7 +109,7 @@ class _Count:
         self._semlock = self
 
 
-class Condition(_engine.Condition):
+class Condition(_engine.SharedCondition):
     """Wait for a notification, with a lock let go meanwhile. ``lock`` is a Lock or RLock, by default a new RLock."""
 
     def __init__(self, lock=None, *, ctx=None):
@@ -147,7 +148,7 @@ class Condition(_engine.Condition):
         return result
 
 
-class Event(_engine.Event):
+class Event(_engine.SharedEvent):
     """A flag that processes wait for."""
 
     def __init__(self, *, ctx=None):
@@ -160,20 +161,16 @@ class Event(_engine.Event):
             return f"<{type(self).__qualname__} at {id(self):#x} {status}>"
 
 
-class Barrier(threading.Barrier):
+class Barrier(_threads.Barrier):
     """A meeting point of a number of processes. A party that dies while it waits breaks it for the others."""
 
-    def __new__(cls, parties, action=None, timeout=None, **_):
-        new = super().__new__
-        return new(cls) if new is object.__new__ else new(cls, parties, action, timeout)
-
     def __init__(self, parties, action=None, timeout=None, *, ctx=None):
-        self._barrier = _engine.Barrier(parties)
+        self._barrier = _engine.SharedBarrier(parties)
         self._action = action
         self._timeout = timeout
 
     def __reduce__(self):
-        return _rebuild_barrier, (type(self), self.parties), self.__dict__
+        return _rebuild_barrier, (type(self),), self.__dict__
 
     def wait(self, timeout=None):
         """Wait for all parties; return this one's number, from 0, in the order in which they came."""
@@ -210,8 +207,8 @@ class Barrier(threading.Barrier):
         return -2 if self.broken else 0
 
 
-def _rebuild_barrier(cls, parties):
-    return cls.__new__(cls, parties)
+def _rebuild_barrier(cls):
+    return cls.__new__(cls)
 
 
 def _told(ask):

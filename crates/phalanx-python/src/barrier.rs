@@ -15,7 +15,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 }
 
 /// A meeting point of a number of processes. One that dies while it waits breaks it for the others.
-#[pyclass(module = "phalanx._engine", frozen)]
+#[pyclass(name = "SharedBarrier", module = "phalanx._engine", frozen)]
 pub(crate) struct Barrier(EngineBarrier);
 
 fn broken(py: Python<'_>) -> PyErr {

@@ -27,7 +27,14 @@ struct Parts {
 }
 
 /// A condition that any process of the tree can use. Whoever notifies never waits for those who are notified.
-#[pyclass(module = "phalanx._engine", subclass, frozen, dict, weakref)]
+#[pyclass(
+    name = "SharedCondition",
+    module = "phalanx._engine",
+    subclass,
+    frozen,
+    dict,
+    weakref
+)]
 pub(crate) struct Condition(OnceLock<Parts>);
 
 /// The lock, let go and had again around a wait.

@@ -17,7 +17,14 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 }
 
 /// A flag that processes wait for. Whoever sets it never waits for those who wait.
-#[pyclass(module = "phalanx._engine", subclass, frozen, dict, weakref)]
+#[pyclass(
+    name = "SharedEvent",
+    module = "phalanx._engine",
+    subclass,
+    frozen,
+    dict,
+    weakref
+)]
 pub(crate) struct Event(OnceLock<EngineEvent>);
 
 impl Event {
