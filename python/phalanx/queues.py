@@ -31,9 +31,12 @@ _QUEUE_HOOKS = ("__getstate__", "__setstate__", "_after_fork", "_reset", "_start
 _SIMPLE_HOOKS = ("__getstate__", "__setstate__", "_make_methods")
 
 
-def _overrides(cls, base, hooks):
-    for name in hooks:
-        if getattr(cls, name, None) is not getattr(base, name, None):
+def _overrides(cls, hooks):
+    # Up to the first class of this module: what stands before it is the user's.
+    for base in cls.__mro__:
+        if base.__module__ == __name__:
+            return False
+        if any(name in base.__dict__ for name in hooks):
             return True
     return False
 
@@ -49,7 +52,7 @@ class Queue(_engine.Queue, _StockQueue):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        cls._on_stock = _overrides(cls, Queue, _QUEUE_HOOKS)
+        cls._on_stock = _overrides(cls, _QUEUE_HOOKS)
 
     def __init__(self, maxsize=0, *, ctx):
         if self._on_stock:
@@ -230,7 +233,7 @@ class SimpleQueue(_engine.SimpleQueue, _StockSimpleQueue):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        cls._on_stock = _overrides(cls, SimpleQueue, _SIMPLE_HOOKS)
+        cls._on_stock = _overrides(cls, _SIMPLE_HOOKS)
 
     def __init__(self, *, ctx):
         if self._on_stock:

@@ -634,7 +634,7 @@ def test_a_queue_goes_through_a_queue():
     for inner in (make(3), make_joinable(), make_simple(), Named(ctx=fork)):
         outer.put([inner, 5])
         got, _ = outer.get()
-        assert type(got) is type(inner)
+        assert type(got) is type(inner) and got._native
         inner.put("x")
         assert got.get() == "x"
     inner = make(1)
