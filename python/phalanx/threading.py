@@ -17,15 +17,15 @@ _Condition, _Event = _stock.Condition, _stock.Event
 _Semaphore, _BoundedSemaphore, _Barrier = _stock.Semaphore, _stock.BoundedSemaphore, _stock.Barrier
 
 
-class Condition(_engine.Condition, _Condition):
+class Condition(_engine.ThreadCondition, _Condition):
     """A condition variable; over any lock, its own ``RLock`` by default."""
 
 
-class Event(_engine.Event, _Event):
+class Event(_engine.ThreadEvent, _Event):
     """A flag that threads can wait for."""
 
 
-class Semaphore(_engine.Semaphore, _Semaphore):
+class Semaphore(_engine.ThreadSemaphore, _Semaphore):
     """A counter of what may be taken at the same time."""
 
 
@@ -33,11 +33,11 @@ class BoundedSemaphore(Semaphore, _BoundedSemaphore):
     """A semaphore that refuses more releases than acquisitions."""
 
     def __init__(self, value=1):
-        _engine.Semaphore.__init__(self, value)
+        _engine.ThreadSemaphore.__init__(self, value)
         self._bind()
 
 
-class Barrier(_engine.Barrier, _Barrier):
+class Barrier(_engine.ThreadBarrier, _Barrier):
     """A point where a number of threads wait for each other."""
 
 

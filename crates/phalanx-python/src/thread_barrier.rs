@@ -54,7 +54,7 @@ impl Round {
 }
 
 /// Threads of this process that wait for each other.
-#[pyclass(frozen, subclass, module = "phalanx._engine")]
+#[pyclass(frozen, subclass, module = "phalanx._engine", name = "ThreadBarrier")]
 #[derive(Default)]
 pub(crate) struct Barrier {
     parties: Number,

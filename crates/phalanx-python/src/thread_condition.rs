@@ -138,7 +138,7 @@ impl Inner {
 }
 
 /// A condition variable of the threads of this process, over any lock.
-#[pyclass(frozen, subclass, module = "phalanx._engine")]
+#[pyclass(frozen, subclass, module = "phalanx._engine", name = "ThreadCondition")]
 pub(crate) struct Condition {
     inner: OnceLock<Inner>,
     waiting: Arc<WaitList>,

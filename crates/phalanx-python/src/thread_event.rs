@@ -15,7 +15,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 }
 
 /// A flag that the threads of this process wait for.
-#[pyclass(frozen, subclass, module = "phalanx._engine")]
+#[pyclass(frozen, subclass, module = "phalanx._engine", name = "ThreadEvent")]
 #[derive(Default)]
 pub(crate) struct Event {
     flag: AtomicBool,

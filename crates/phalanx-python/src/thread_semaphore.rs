@@ -31,7 +31,7 @@ impl Number {
 }
 
 /// A counter that threads of this process take from and wait for.
-#[pyclass(frozen, subclass, module = "phalanx._engine")]
+#[pyclass(frozen, subclass, module = "phalanx._engine", name = "ThreadSemaphore")]
 pub(crate) struct Semaphore {
     value: Number,
     initial: Number,
