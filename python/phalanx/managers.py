@@ -95,6 +95,32 @@ class _SharedProxy:
         return f"<{type(self).__name__} object, typeid {self._token.typeid!r} at {id(self):#x}>"
 
 
+class _Keys:
+    """An iterator over the keys that were there when it began; as a dict's, it ends with an error when some came or went."""
+
+    def __init__(self, store):
+        self._store = store
+        self._version, keys = store.version(), store.keys()
+        self._left = len(keys)
+        self._keys = iter(keys)
+        self._size = len(keys)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self._left:
+            version = self._store.version()
+            if version != self._version and len(self._store) != self._size:
+                raise RuntimeError("dictionary changed size during iteration")
+            self._version = version
+            self._left -= 1
+        return next(self._keys)
+
+    def __length_hint__(self):
+        return self._left
+
+
 class DictProxy(_SharedProxy, _stock.DictProxy):
     """A dict that processes share."""
 
@@ -120,7 +146,7 @@ class DictProxy(_SharedProxy, _stock.DictProxy):
             raise KeyError(key)
 
     def __iter__(self):
-        return iter(self._store.keys())
+        return _Keys(self._store)
 
     def get(self, key, default=None, /):
         return self._store.get(key, default)

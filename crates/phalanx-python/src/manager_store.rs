@@ -480,6 +480,11 @@ impl SharedStore {
         Ok(self.open(py)?.len())
     }
 
+    /// Returns a number that changes with every change.
+    fn version(&self) -> u64 {
+        self.store.version()
+    }
+
     /// Removes everything.
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
         self.open(py)?.rewrite(&[]).map_err(failed)

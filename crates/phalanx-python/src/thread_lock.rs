@@ -44,7 +44,7 @@ fn patience(blocking: bool, timeout: f64) -> PyResult<Option<Option<Deadline>>> 
 }
 
 /// A lock of the threads of this process.
-#[pyclass(frozen, weakref, module = "phalanx._engine")]
+#[pyclass(frozen, weakref, module = "phalanx._engine", name = "ThreadLock")]
 #[derive(Default)]
 pub(crate) struct Lock {
     locked: AtomicBool,
@@ -166,7 +166,13 @@ impl Lock {
 }
 
 /// A lock that its owner may take again.
-#[pyclass(frozen, subclass, weakref, module = "phalanx._engine")]
+#[pyclass(
+    frozen,
+    subclass,
+    weakref,
+    module = "phalanx._engine",
+    name = "ThreadRLock"
+)]
 #[derive(Default)]
 pub(crate) struct RLock {
     /// The owner's token, 0 for nobody.
