@@ -107,14 +107,13 @@ pub(crate) use handle;
 ///
 /// [`HoldOrAlloc`] when the object is gone or there is no memory to note the hold.
 pub fn travel(held: &Held) -> Result<bool, HoldOrAlloc> {
-    if COLLECTED.with_borrow(Vec::is_empty) {
+    if DEPTH.get() == 0 {
         return Ok(false);
     }
     let travelling = held.arena().hold(held.block())?;
-    COLLECTED.with_borrow_mut(|levels| {
-        if let Some(level) = levels.last_mut() {
-            level.push(travelling);
-        }
+    COLLECTED.with_borrow_mut(|all| {
+        all.push(travelling);
+        COUNT.set(all.len());
     });
     Ok(true)
 }
@@ -145,21 +144,6 @@ pub fn serialize<S: Serializer>(held: &Held, serializer: S) -> Result<S::Ok, S::
         Err(error) => error.to_string(),
     };
     Err(serde::ser::Error::custom(fail(text)))
-    if DEPTH.get() == 0 {
-        return Err(serde::ser::Error::custom(fail(
-            "a phalanx handle can only be sent to a process of the same tree: as an argument or result of a task, or through a queue or pipe"
-                .to_owned(),
-        )));
-    }
-    let travelling = match held.arena().hold(held.block()) {
-        Ok(hold) => hold,
-        Err(error) => return Err(serde::ser::Error::custom(fail(error.to_string()))),
-    };
-    COLLECTED.with_borrow_mut(|all| {
-        all.push(travelling);
-        COUNT.set(all.len());
-    });
-    serializer.serialize_u64(held.block().to_bits())
 }
 
 /// Reads a handle on an object of this kind.
