@@ -401,7 +401,7 @@ before = threading.Event, queue.Queue
 stock_event, stock_queue = threading.Event(), queue.Queue()
 import phalanx; phalanx.install(); phalanx.install()
 from phalanx import _engine
-assert isinstance(threading.Event(), _engine.Event) and isinstance(queue.Queue(), _engine.LocalQueue)
+assert isinstance(threading.Event(), _engine.ThreadEvent) and isinstance(queue.Queue(), _engine.LocalQueue)
 assert isinstance(multiprocessing.dummy.Queue(), _engine.LocalQueue)
 t = threading.Thread(target=stock_event.set); t.start(); assert stock_event.wait(20); t.join()
 stock_queue.put(1); assert stock_queue.get() == 1
