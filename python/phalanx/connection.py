@@ -35,9 +35,6 @@ class Connection(_engine.Connection, _StockConnection):
                 if getattr(cls, name) is getattr(Connection, name):
                     setattr(cls, name, getattr(_StockConnection, name))
 
-    def _send_bytes(self, buf):
-        _engine.Connection.send_bytes(self, buf)
-
 
 def Pipe(duplex=True):
     """Return the two ends of a pipe; without ``duplex`` the first receives and the second sends."""

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use phalanx_channel::Kept;
 use phalanx_channel::exposed::{self, Exposed, Private};
-use pyo3::buffer::PyBuffer;
+use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyMemoryError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -108,7 +108,7 @@ pub(crate) fn references(object: &Bound<'_, PyAny>) -> isize {
 /// `BufferError` if it is not contiguous.
 pub(crate) fn with_bytes<T>(
     _: Python<'_>,
-    view: &PyBuffer<u8>,
+    view: &PyUntypedBuffer,
     read: impl FnOnce(&[u8]) -> T,
 ) -> PyResult<T> {
     if !view.is_c_contiguous() {

@@ -17,7 +17,7 @@ use phalanx_channel::exposed::{Exposed, Private};
 use phalanx_channel::{Kept, Loan, Message};
 use phalanx_shm::{Arena, Held, Kind, session};
 use phalanx_sync::handle::{collect, receive};
-use pyo3::buffer::PyBuffer;
+use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList};
@@ -101,7 +101,7 @@ fn place(
 ) -> PyResult<Loan> {
     let mut views = Vec::with_capacity(pickled.buffers.len());
     for buffer in &pickled.buffers {
-        views.push(PyBuffer::<u8>::get(buffer.bind(py))?);
+        views.push(PyUntypedBuffer::get(buffer.bind(py))?);
     }
     let head = if views.is_empty() {
         1
@@ -149,7 +149,7 @@ pub(crate) fn copy(py: Python<'_>, from: &[u8], to: &mut [u8]) {
 
 /// Copies the bytes of a view; another thread that changes them meanwhile is the caller's business, as with any pickle made in the
 /// background.
-pub(crate) fn copy_view(py: Python<'_>, from: &PyBuffer<u8>, to: &mut [u8]) -> PyResult<()> {
+pub(crate) fn copy_view(py: Python<'_>, from: &PyUntypedBuffer, to: &mut [u8]) -> PyResult<()> {
     crate::buffers::with_bytes(py, from, |bytes| copy(py, bytes, to))
 }
 
@@ -260,7 +260,7 @@ pub(crate) fn with_bytes_of<T>(
     if let Ok(bytes) = object.cast_exact::<PyBytes>() {
         return Ok(read(bytes.as_bytes()));
     }
-    crate::buffers::with_bytes(object.py(), &PyBuffer::<u8>::get(object)?, read)
+    crate::buffers::with_bytes(object.py(), &PyUntypedBuffer::get(object)?, read)
 }
 
 /// Makes an object of a pickle with buffers beside it, which stay where they are.
