@@ -9,7 +9,9 @@ import sys
 import threading
 
 # In this order: parents before those who derive from them.
-_MODULES: list[str] = []
+_MODULES: list[str] = [
+    "phalanx.pool",
+]
 
 _lock = threading.Lock()
 # What was there before, newest last: (module, attribute, object).

@@ -5,7 +5,11 @@
 #![warn(missing_docs)]
 
 mod door;
+mod payload;
+mod pool;
 mod session;
+mod stream;
+mod worker;
 
 use pyo3::prelude::*;
 
@@ -13,6 +17,9 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    pool::register(module)?;
     session::register(module)?;
+    stream::register(module)?;
+    worker::register(module)?;
     Ok(())
 }

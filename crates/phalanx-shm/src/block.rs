@@ -64,10 +64,14 @@ pub enum Kind {
     RLock = 16,
     /// Bytes on their way that carry handles.
     Message = 17,
+    /// Tasks handed to a crew of workers together.
+    Lot = 18,
+    /// A crew of workers.
+    Crew = 19,
 }
 
 impl Kind {
-    pub(crate) const COUNT: usize = 18;
+    pub(crate) const COUNT: usize = 20;
 
     pub(crate) fn from_bits(bits: u64) -> Option<Self> {
         const ALL: [Option<Kind>; Kind::COUNT] = [
@@ -89,6 +93,8 @@ impl Kind {
             Some(Kind::Task),
             Some(Kind::RLock),
             Some(Kind::Message),
+            Some(Kind::Lot),
+            Some(Kind::Crew),
         ];
         ALL.get(bits as usize).copied().flatten()
     }
