@@ -9,6 +9,10 @@ import sys
 import threading
 
 from phalanx import _engine
+# In this order: parents before those who derive from them.
+_MODULES: list[str] = [
+    "phalanx.pool",
+]
 
 # In this order: parents before those who derive from them.
 _MODULES: list[str] = [

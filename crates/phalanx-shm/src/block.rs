@@ -74,6 +74,14 @@ pub enum Kind {
 
 impl Kind {
     pub(crate) const COUNT: usize = 21;
+    /// Tasks handed to a crew of workers together.
+    Lot = 18,
+    /// A crew of workers.
+    Crew = 19,
+}
+
+impl Kind {
+    pub(crate) const COUNT: usize = 20;
 
     pub(crate) fn from_bits(bits: u64) -> Option<Self> {
         const ALL: [Option<Kind>; Kind::COUNT] = [
@@ -98,6 +106,8 @@ impl Kind {
             Some(Kind::Store),
             Some(Kind::Table),
             Some(Kind::Permits),
+            Some(Kind::Lot),
+            Some(Kind::Crew),
         ];
         ALL.get(bits as usize).copied().flatten()
     }
