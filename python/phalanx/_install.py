@@ -9,10 +9,6 @@ import sys
 import threading
 
 from phalanx import _engine
-# In this order: parents before those who derive from them.
-_MODULES: list[str] = [
-    "phalanx.pool",
-]
 
 # In this order: parents before those who derive from them.
 _MODULES: list[str] = [
@@ -24,6 +20,7 @@ _MODULES: list[str] = [
     "phalanx.shared_memory",
     "phalanx.connection",
     "phalanx.managers",
+    "phalanx.pool",
 ]
 
 _lock = threading.RLock()

@@ -1,8 +1,3 @@
-"""``multiprocessing.pool``, with this package's classes where it has its own."""
-
-from phalanx._context import mirror
-
-__getattr__, __dir__, __all__ = mirror("pool")
 """``Pool``: the class of ``multiprocessing.pool`` on the engine.
 
 Tasks, results and the record of who holds what are in shared memory; one thread per pool starts workers anew and runs

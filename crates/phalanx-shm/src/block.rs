@@ -70,18 +70,14 @@ pub enum Kind {
     Table = 19,
     /// Permits that are counted without a lock.
     Permits = 20,
-}
-
-impl Kind {
-    pub(crate) const COUNT: usize = 21;
     /// Tasks handed to a crew of workers together.
-    Lot = 18,
+    Lot = 21,
     /// A crew of workers.
-    Crew = 19,
+    Crew = 22,
 }
 
 impl Kind {
-    pub(crate) const COUNT: usize = 20;
+    pub(crate) const COUNT: usize = 23;
 
     pub(crate) fn from_bits(bits: u64) -> Option<Self> {
         const ALL: [Option<Kind>; Kind::COUNT] = [
