@@ -11,6 +11,11 @@
 #![warn(missing_docs)]
 
 pub mod codec;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzed;
+#[cfg(test)]
+mod garbage;
 mod message;
 mod pipe;
 mod queue;

@@ -6,8 +6,14 @@
 
 mod engine;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzed;
 mod handle;
 mod map;
+#[cfg(any(phalanx_loom, phalanx_shuttle))]
+#[doc(hidden)]
+pub mod modelled;
 mod pool;
 mod progress;
 mod record;
