@@ -13,6 +13,11 @@
 pub mod codec;
 mod doorbell;
 pub mod exposed;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzed;
+#[cfg(test)]
+mod garbage;
 mod message;
 mod pipe;
 mod queue;

@@ -28,6 +28,11 @@ pub(crate) fn install() {
     );
 }
 
+/// Returns `true` if a block that somebody named is one that may carry a payload.
+pub(crate) fn is_payload(arena: &Arena, block: BlockRef) -> bool {
+    matches!(arena.kind_of(block), Some(Kind::Bytes | Kind::Message))
+}
+
 fn payload_at(handles: usize) -> usize {
     (HEAD + handles * 8).next_multiple_of(ALIGN)
 }
@@ -37,13 +42,13 @@ fn handles_of(arena: &Arena, block: BlockRef) -> usize {
     count.min(arena.capacity_of(block).saturating_sub(HEAD) / 8)
 }
 
-fn word(arena: &Arena, block: BlockRef, at: usize) -> u64 {
+pub(crate) fn word(arena: &Arena, block: BlockRef, at: usize) -> u64 {
     let address = arena.region().at(block.offset() + at, 8).cast::<u64>();
     // SAFETY: inside the arena (checked by `at`), aligned (blocks are, and `at` is a multiple of 8); initialised memory.
     unsafe { address.read() }
 }
 
-fn set_word(arena: &Arena, block: BlockRef, at: usize, value: u64) {
+pub(crate) fn set_word(arena: &Arena, block: BlockRef, at: usize, value: u64) {
     let address = arena.region().at(block.offset() + at, 8).cast::<u64>();
     // SAFETY: as above, and the block is the caller's alone.
     unsafe { address.write(value) };
@@ -207,6 +212,10 @@ impl Message {
     /// Takes over a payload block that was given away by [`Loan::into_block`]; the caller's process holds it.
     #[must_use]
     pub fn from_block(arena: &'static Arena, block: BlockRef) -> Self {
+        if !is_payload(arena, block) {
+            // Whoever wrote the reference meant something else.
+            return Self::from_vec(Vec::new());
+        }
         Self::new(arena, block, word(arena, block, 8) as usize)
     }
 
@@ -237,7 +246,9 @@ impl Message {
 
     /// Frees a payload block that an object owned, and gives back the holds that travel in it. For teardowns.
     pub fn discard(arena: &Arena, block: BlockRef) {
-        discard(arena, block);
+        if is_payload(arena, block) {
+            discard(arena, block);
+        }
     }
 
     /// Returns the bytes as a vector; copies them if they are in the arena.

@@ -3,6 +3,16 @@
 //! Each direction is a queue. An *end* is an object that holds both; each handle on an end holds the end. When the last
 //! holder of an end drops it or dies, the end is destroyed, and that closes both queues with the reason: the other side
 //! still reads what was sent, then gets the reason.
+//!
+//! | an end | by | what the other side sees |
+//! |---|---|---|
+//! | open | `pipe` | messages |
+//! | closed | [`Connection::close`], by any holder | the rest of the messages, then "closed" |
+//! | dropped | its last holder drops it: both queues closed, then its holds on them given back | the same |
+//! | orphaned | its last holder dies; the sweep does the same, with the dead one's pid and end | the rest, then "died" |
+//!
+//! A death between closing and giving back leaves an end that is condemned; the sweep tears it down again, and closing twice
+//! changes nothing: the first reason counts. A handle on its way in a message holds the end like any other.
 #![expect(unsafe_code, reason = "the marker of what may be placed in the arena")]
 
 use std::fmt;

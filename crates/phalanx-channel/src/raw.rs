@@ -128,6 +128,24 @@ pub(crate) struct State {
     takers: [AtomicU64; TAKERS],
 }
 
+#[cfg(any(fuzzing, test))]
+impl RawQueue {
+    /// Returns the segment that is read next, and the payload blocks that its records name.
+    pub(crate) fn places(&self) -> (BlockRef, Vec<BlockRef>) {
+        let core = self.core();
+        let (segment, ring) = core.segment(&core.state.head.segment);
+        let mut at = ring.head.load(Ordering::Acquire);
+        let mut named = Vec::new();
+        while at < ring.tail.load(Ordering::Acquire) && named.len() < 64 {
+            let (found, end) = core.read_record(segment, ring, at);
+            named.extend(found.block());
+            at = end;
+        }
+        named.retain(|block| message::is_payload(core.arena, *block));
+        (segment, named)
+    }
+}
+
 // SAFETY: repr(C), atomics, raw locks and gates only, and the only type placed under its kind.
 unsafe impl Placed for State {
     const KIND: Kind = Kind::Queue;
@@ -313,11 +331,15 @@ fn destroy(arena: &Arena, block: BlockRef) {
         };
         loop {
             let at = ring.head.load(Ordering::Relaxed);
-            if at == ring.tail.load(Ordering::Acquire) {
+            // More than a ring holds was never put.
+            let left = ring.tail.load(Ordering::Acquire).wrapping_sub(at);
+            if left == 0 || left > ring_size(ring) {
                 break;
             }
             let (found, end) = core.read_record(segment, ring, at);
-            if let Some(block) = found.block() {
+            if let Some(block) = found.block()
+                && message::is_payload(arena, block)
+            {
                 message::discard(arena, block);
             }
             ring.head.store(end, Ordering::Release);
@@ -357,6 +379,17 @@ struct Core<'a> {
     state: &'a State,
 }
 
+/// Returns the size of a ring: a power of two, whatever the memory says.
+#[inline]
+fn ring_size(ring: &Segment) -> u64 {
+    let size = ring.size.load(Ordering::Relaxed);
+    if size.is_power_of_two() && (8..=LARGEST_RING as u64).contains(&size) {
+        size
+    } else {
+        8
+    }
+}
+
 fn new_segment(arena: &Arena, size: usize) -> Result<BlockRef, AllocError> {
     let segment = Segment {
         head: Padded(AtomicU64::new(0)),
@@ -382,11 +415,8 @@ impl Core<'_> {
 
     #[inline]
     fn ring_byte(&self, segment: BlockRef, ring: &Segment, position: u64, len: usize) -> *mut u8 {
-        let size = ring.size.load(Ordering::Relaxed);
-        // A power of two no larger than the block, whatever a dying process left: stay inside.
-        let size = size.clamp(8, LARGEST_RING as u64);
-        let offset = (position & (size - 1)) as usize;
-        debug_assert!(offset + len <= size as usize);
+        // Aligned and inside the ring, whatever the memory says.
+        let offset = (position & (ring_size(ring) - 1) & !7) as usize;
         let start = segment.offset() + size_of::<Segment>() + offset;
         self.arena.region().at(start, len).as_ptr()
     }
@@ -660,10 +690,10 @@ impl Core<'_> {
         let (mut segment, mut ring) = self.segment(&side.segment);
         let footprint = record.footprint();
         let mut at = ring.tail.load(Ordering::Relaxed);
-        let size = ring.size.load(Ordering::Relaxed);
+        let size = ring_size(ring);
         let to_end = size - (at & (size - 1));
         let wrapped = if to_end < footprint { to_end } else { 0 };
-        let full = |head: u64| at.wrapping_sub(head) + wrapped + footprint > size;
+        let full = |head: u64| at.wrapping_sub(head).saturating_add(wrapped + footprint) > size;
         let mut is_full = full(side.seen.load(Ordering::Relaxed));
         if is_full {
             // Acquire: what was read before the head moved may be written over now.
@@ -676,12 +706,12 @@ impl Core<'_> {
             at = 0;
         } else if wrapped != 0 {
             self.write_word(segment, ring, at, WRAP << 56);
-            at += wrapped;
+            at = at.wrapping_add(wrapped);
         }
         match record {
             Record::Inline(parts, len) => {
                 self.write_word(segment, ring, at, INLINE << 56 | *len as u64);
-                let mut to = self.ring_byte(segment, ring, at + 8, *len);
+                let mut to = self.ring_byte(segment, ring, at.wrapping_add(8), *len);
                 for part in *parts {
                     // SAFETY: the parts add up to `len`, for which there is room in one piece (checked above); the ring
                     // behind the tail belongs to the tail lock, which we hold.
@@ -692,14 +722,14 @@ impl Core<'_> {
             }
             Record::Block(block, len) => {
                 self.write_word(segment, ring, at, BLOCK << 56 | *len as u64);
-                self.write_word(segment, ring, at + 8, block.to_bits());
+                self.write_word(segment, ring, at.wrapping_add(8), block.to_bits());
             }
         }
         let block = match record {
             Record::Inline(..) => None,
             Record::Block(block, _) => Some(*block),
         };
-        let end = at + footprint;
+        let end = at.wrapping_add(footprint);
         self.note(side, end, block, record.payload());
         points::point("queue.put.noted");
         // Release: pairs with the Acquire in `get_locked`; this is the commit.
@@ -717,8 +747,7 @@ impl Core<'_> {
     #[cold]
     fn grow(&self, _full: BlockRef, ring: &Segment) -> Result<(BlockRef, &Segment), AllocError> {
         let side = &self.state.tail;
-        let size =
-            (ring.size.load(Ordering::Relaxed) as usize * 16).clamp(FIRST_RING, LARGEST_RING);
+        let size = (ring_size(ring) as usize * 16).clamp(FIRST_RING, LARGEST_RING);
         let fresh = new_segment(self.arena, size)?;
         side.note_segment.store(fresh.to_bits(), Ordering::Release);
         points::point("queue.grow.noted");
@@ -736,20 +765,23 @@ impl Core<'_> {
     #[inline]
     fn read_record(&self, segment: BlockRef, ring: &Segment, mut at: u64) -> (Found, u64) {
         let mut head = self.read_word(segment, ring, at);
+        let size = ring_size(ring);
         if head >> 56 == WRAP {
-            let size = ring.size.load(Ordering::Relaxed);
-            at += size - (at & (size - 1));
+            at = at.wrapping_add(size - (at & (size - 1)));
             head = self.read_word(segment, ring, at);
         }
         let len = (head & 0x00ff_ffff_ffff_ffff) as usize;
         if head >> 56 == BLOCK {
-            let block = BlockRef::from_bits(self.read_word(segment, ring, at + 8));
-            return (Found::Block { block, len }, at + 16);
+            let block = BlockRef::from_bits(self.read_word(segment, ring, at.wrapping_add(8)));
+            return (Found::Block { block, len }, at.wrapping_add(16));
         }
-        let len = len.min(INLINE_MOST);
+        // No record crosses the ring's end.
+        let to_end = (size - (at.wrapping_add(8) & (size - 1))) as usize;
+        let len = len.min(INLINE_MOST).min(to_end);
+        let at = at.wrapping_add(8);
         (
-            Found::Inline { at: at + 8, len },
-            at + 8 + len.next_multiple_of(8) as u64,
+            Found::Inline { at, len },
+            at.wrapping_add(len.next_multiple_of(8) as u64),
         )
     }
 
@@ -774,12 +806,19 @@ impl Core<'_> {
                 let next = BlockRef::from_bits(ring.next.load(Ordering::Acquire))?;
                 // The last put into this segment came before the link: look once more.
                 if at == ring.tail.load(Ordering::Acquire) {
+                    if self.arena.view::<Segment>(next).is_err() {
+                        // Not ours to follow, whoever wrote it.
+                        ring.next.store(0, Ordering::Release);
+                        return None;
+                    }
                     self.advance(segment, next);
                 }
                 continue;
             }
             let (found, end) = self.read_record(segment, ring, at);
-            let block = found.block();
+            let block = found
+                .block()
+                .filter(|block| message::is_payload(self.arena, *block));
             let len = found.len();
             if let Found::Inline { at, len } = found {
                 let from = self.ring_byte(segment, ring, at, len);
@@ -905,7 +944,7 @@ impl RawQueue {
             done: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             all_done: Gate::new(),
-            takers: [const { AtomicU64::new(0) }; TAKERS],
+            takers: std::array::from_fn(|_| AtomicU64::new(0)),
         };
         let made = arena.emplace(state).and_then(|block| arena.publish(block));
         match made {

@@ -12,10 +12,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use phalanx_prim::{MAX_WORDS, WaitedAny, wait_any};
 use phalanx_prim::{Ordering, Word};
 use phalanx_shm::{Held, Interest, Shared};
 use phalanx_sync::{Gate, Key};
-use phalanx_sys::wait::{MAX_WORDS, WaitedAny, wait_any};
 
 struct Entry {
     gate: &'static Gate<Shared>,

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use phalanx_prim::Deadline;
+use phalanx_prim::{MAX_WORDS, WaitedAny, wait_any};
 use phalanx_shm::{Interest, Patience, Shared, WaitError};
 use phalanx_sync::Gate;
-use phalanx_sys::wait::{MAX_WORDS, WaitedAny, wait_any};
 
 /// Something one can wait for: a queue with an item, a connection with a message, a process that ended.
 pub trait Waitable {

@@ -8,9 +8,15 @@ mod crew;
 mod engine;
 mod error;
 mod hand;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzed;
 mod handle;
 mod lot;
 mod map;
+#[cfg(any(phalanx_loom, phalanx_shuttle))]
+#[doc(hidden)]
+pub mod modelled;
 mod pool;
 mod progress;
 mod record;

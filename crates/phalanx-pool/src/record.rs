@@ -221,8 +221,11 @@ impl TaskView {
         unsafe { at.add(size_of::<TaskState>()) }
     }
 
+    /// Returns the bytes behind the record: never beyond the block, whatever the record says.
     fn room(self) -> usize {
-        self.state.room.load(Ordering::Relaxed) as usize
+        let behind = self.arena.capacity_of(self.block);
+        (self.state.room.load(Ordering::Relaxed) as usize)
+            .min(behind.saturating_sub(size_of::<TaskState>()))
     }
 
     /// Where a result lies behind the record: behind the arguments, which a next run needs if this one's worker dies with
@@ -347,7 +350,7 @@ impl TaskView {
     pub(crate) fn count_attempt(self) {
         self.state
             .attempts
-            .store(self.attempts() + 1, Ordering::Relaxed);
+            .store(self.attempts().saturating_add(1), Ordering::Relaxed);
     }
 
     /// Undoes the count of a run that was cut short for a reason of ours.

@@ -77,7 +77,10 @@ mod armed {
 #[cfg(all(feature = "points", not(any(phalanx_loom, phalanx_shuttle))))]
 pub use armed::{arm, arm_stop, point};
 
+#[cfg(any(phalanx_loom, phalanx_shuttle))]
+pub use crate::model::point;
+
 /// Passes a named point. Without the feature `points` this is nothing.
-#[cfg(not(all(feature = "points", not(any(phalanx_loom, phalanx_shuttle)))))]
+#[cfg(not(any(feature = "points", phalanx_loom, phalanx_shuttle)))]
 #[inline(always)]
 pub fn point(_name: &str) {}

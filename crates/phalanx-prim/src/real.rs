@@ -1,11 +1,12 @@
 //! The machine's own atomics and the system's wait.
 
 pub use std::cell::UnsafeCell;
-pub use std::sync::Arc;
-pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+pub use std::sync::{Arc, Mutex, MutexGuard};
 pub use std::{hint, thread};
 
 use phalanx_sys::clock::Deadline;
+pub use phalanx_sys::wait::wait_any;
 use phalanx_sys::wait::{self, Scope, Waited};
 
 /// An [`AtomicU32`] one can wait on. All zero is valid; it lives in mapped memory or anywhere else.
@@ -43,6 +44,13 @@ impl std::ops::Deref for Word {
     fn deref(&self) -> &AtomicU32 {
         &self.0
     }
+}
+
+/// Returns who the calling thread is in a model: outside of models nobody.
+#[inline(always)]
+#[must_use]
+pub const fn modelled() -> Option<crate::Me> {
+    None
 }
 
 /// Orders everything before a read-modify-write that the caller has just done before everything after it.

@@ -84,7 +84,7 @@ impl Orders {
         format!("{FORMAT};{role};{arena};{tie};{socket};{slot};{start};{identity}")
     }
 
-    fn parse(line: &str) -> Result<Self, String> {
+    pub(crate) fn parse(line: &str) -> Result<Self, String> {
         let parts: Vec<&str> = line.split(';').collect();
         if parts.first() != Some(&FORMAT) {
             return Err(format!(
@@ -305,7 +305,7 @@ pub(crate) fn join_payload(task: &TaskRef, args: &[u8]) -> Result<Vec<u8>, Codec
 }
 
 /// Returns the task, and where its arguments begin.
-fn split(payload: &[u8]) -> Result<(TaskRef, usize), TaskError> {
+pub(crate) fn split(payload: &[u8]) -> Result<(TaskRef, usize), TaskError> {
     let broken = || TaskError::Broken("a start record without a task".to_owned());
     let (len, rest) = payload.split_first_chunk::<4>().ok_or_else(broken)?;
     let (task, args) = rest
@@ -389,6 +389,37 @@ mod tests {
             (Role::Start, 5, 6, -1)
         );
         assert_eq!((back.slot, back.start, back.identity), (7, 8, 9));
+    }
+
+    #[test]
+    fn orders_are_parsed_from_any_text() {
+        let line = orders().to_line();
+        let mut bytes = phalanx_testkit::Bytes::new(7);
+        for _ in 0..20_000 {
+            let mangled = bytes.mangled(line.as_bytes());
+            // Refused with a reason, or numbers: nothing else.
+            if let Err(reason) = Orders::parse(&String::from_utf8_lossy(&mangled)) {
+                assert!(!reason.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_payload_of_any_bytes_is_a_task_or_an_error() {
+        fn twice(n: u32) -> u32 {
+            2 * n
+        }
+        let whole = join_payload(&TaskRef::of(&twice).unwrap(), &[5]).unwrap();
+        assert_eq!(split(&whole).unwrap().1, whole.len() - 1);
+        let mut bytes = phalanx_testkit::Bytes::new(8);
+        for _ in 0..20_000 {
+            let mangled = bytes.mangled(&whole);
+            if let Ok((task, from)) = split(&mangled) {
+                assert!(from <= mangled.len());
+                // What it names is this program's code, or refused.
+                let _ = task.resolve();
+            }
+        }
     }
 
     #[test]

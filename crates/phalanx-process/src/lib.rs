@@ -5,6 +5,12 @@ mod child;
 mod entry;
 mod error;
 mod fork;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzed;
+#[cfg(any(phalanx_loom, phalanx_shuttle))]
+#[doc(hidden)]
+pub mod modelled;
 mod process;
 mod reaper;
 pub mod registry;

@@ -2,6 +2,17 @@
 //!
 //! Whoever joins a child collects its end itself; the reaper is for the ends nobody waits for, since somebody else may be
 //! waiting for what the dead child held. It starts with the first child and is built anew after a fork.
+//!
+//! | a child is | its end is collected by | next |
+//! |---|---|---|
+//! | watched: its pidfd is with the reaper | the reaper | ended, or waited for |
+//! | waited for: taken off, a thread polls it | that thread; it gives it back if it stops waiting | ended, or watched |
+//! | ended | nobody: the status is kept, under the child's lock | |
+//! | an orphan: a dead process's child, adopted | the reaper, by pidfd; there is no status | ended |
+//!
+//! Whoever collects an end reads the status, empties stderr, sweeps the arena and writes the outcome, in this order and under
+//! the child's lock, and only then tells those who wait. So whoever hears of a death finds everything given back. An orphan dies of
+//! its broken tie; it is adopted so that its things are given back too, and its own children are adopted in turn.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

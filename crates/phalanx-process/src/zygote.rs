@@ -6,6 +6,16 @@
 //! told what to do over a socket and answers with a process id; when it dies, the answer is an error, and the next start
 //! makes a new one.
 //!
+//! | step of a start | killed after it |
+//! |---|---|
+//! | reserve a slot, make a tie and a record | requester: its sweep takes the slot back, the record's hold ends |
+//! | send slot, record, descriptors | zygote: the requester reads the end of the socket, takes the slot back, reports it |
+//! | clone, answer with the process id | requester: the child's tie is broken, and it ends |
+//! | the child fills its slot | child: the requester has its pidfd, and sweeps it |
+//!
+//! One request at a time is on the socket, under a lock of the requester's. The zygote holds nothing of a start: its death
+//! costs those in flight, which are reported as such, and the next start makes a new one.
+//!
 //! A [`Zygote`] made with [`Zygote::fork`] is a fork of the calling process instead and carries a closure with all that it
 //! captured.
 #![expect(unsafe_code, reason = "fork and clone")]

@@ -25,14 +25,16 @@ use phalanx_sys::limits;
 
 use crate::block::{BlockRef, GRAIN, Head, Kind, Snapshot};
 use crate::error::{AllocError, OpenError, StaleHandle};
-use crate::hold::{Mirror, Undo};
+use crate::hold::{MIRRORS, Mirror, Undo};
 use crate::region::Region;
 use crate::robust::{RawLock, Shared};
 use crate::slots::{MAX_PROCESSES, Slot};
 use crate::token;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"phalanx\x01");
-pub(crate) const SPAN: usize = 64 * 1024;
+pub(crate) const SPAN: usize = if MODELLED { 16 } else { 64 } * 1024;
+/// In a model each look at a block is a step: there are fewer.
+pub(crate) const MODELLED: bool = cfg!(any(phalanx_loom, phalanx_shuttle));
 const PAGE: usize = 4096;
 /// Sizes of small blocks.
 const SMALL: [usize; 8] = [64, 128, 256, 512, 1024, 2048, 4096, 8192];
@@ -192,7 +194,7 @@ pub struct Arena {
     region: Region,
     shape: Shape,
     /// What this process holds, beside the tables that say so in the arena.
-    pub(crate) mirror: Mirror,
+    pub(crate) mirrors: [Mirror; MIRRORS],
 }
 
 /// A type that is placed in blocks of one kind.
@@ -239,7 +241,7 @@ impl Arena {
         let arena = Self {
             region,
             shape,
-            mirror: Mirror::default(),
+            mirrors: std::array::from_fn(|_| Mirror::default()),
         };
         let header = arena.header();
         header
@@ -296,7 +298,7 @@ impl Arena {
         Ok(Self {
             region,
             shape,
-            mirror: Mirror::default(),
+            mirrors: std::array::from_fn(|_| Mirror::default()),
         })
     }
 

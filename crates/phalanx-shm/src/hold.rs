@@ -13,11 +13,11 @@
 //! The last hold condemns the object (dying, holder = me) before it disarms, so that a death during its destruction is
 //! found by the sweep, which destroys it again; destruction is written to be repeatable.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
-use phalanx_prim::{AtomicU32, AtomicU64, Ordering, points};
+use phalanx_prim::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, points};
 
-use crate::arena::{Arena, Placed};
+use crate::arena::{Arena, MODELLED, Placed};
 use crate::block::{BlockRef, Kind, OBJECT};
 use crate::error::{AllocError, StaleHandle};
 use crate::robust::Acquired;
@@ -35,7 +35,7 @@ pub(crate) struct Undo {
     was: AtomicU64,
 }
 
-pub(crate) const TABLE_ENTRIES: usize = 1000;
+pub(crate) const TABLE_ENTRIES: usize = if MODELLED { 40 } else { 1000 };
 
 /// A block of a process's hold table.
 #[derive(Debug)]
@@ -68,6 +68,13 @@ struct Mine {
 /// The mirror beside the mapping.
 #[derive(Debug, Default)]
 pub(crate) struct Mirror(Mutex<Mine>);
+
+/// How many processes one mapping serves.
+pub(crate) const MIRRORS: usize = if MODELLED {
+    crate::MAX_PROCESSES + 1
+} else {
+    1
+};
 
 impl Mirror {
     fn open(&self) -> MutexGuard<'_, Mine> {
@@ -115,6 +122,8 @@ impl Frozen {
         mine.building = slot;
         Some(slot)
     }
+pub(crate) fn freeze() -> impl Sized + 'static {
+    session_if_any().map(|arena| arena.mirror().open())
 }
 
 /// A hold of this process on an object. Dropping it gives the hold back; the last one destroys the object.
@@ -165,7 +174,7 @@ impl Clone for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut mine = self.arena.mirror.open();
+        let mut mine = self.arena.mirror().open();
         // A forked child that has not joined the tree holds nothing there yet.
         let joined = mine.slot == token::slot_if_joined() && mine.slot != 0;
         let at = if joined {
@@ -195,6 +204,11 @@ fn entry_address(mine: &Mine, entry: u32) -> Option<(BlockRef, usize)> {
 }
 
 impl Arena {
+    fn mirror(&self) -> &Mirror {
+        // The processes of a model have one mapping together, and each its own holds.
+        &self.mirrors[phalanx_prim::modelled().map_or(0, |me| usize::from(me.slot))]
+    }
+
     /// Makes an object of a block the caller placed: counted, held once, by the calling process.
     ///
     /// # Errors
@@ -224,7 +238,7 @@ impl Arena {
     /// [`HoldOrAlloc::Stale`] if the object is gone, [`HoldOrAlloc::Alloc`] if there is no memory to note the hold.
     pub fn hold(&'static self, block: BlockRef) -> Result<Held, HoldOrAlloc> {
         let slot = token::current_slot();
-        let mut mine = self.mirror.open();
+        let mut mine = self.mirror().open();
         if mine.slot != slot {
             self.rebuild(&mut mine, slot)?;
         }
@@ -280,7 +294,7 @@ impl Arena {
     /// Takes the inherited holds into the tables of this (forked) process's own slot.
     pub(crate) fn rebuild_holds(&self) {
         let slot = token::slot_if_joined();
-        let mut mine = self.mirror.open();
+        let mut mine = self.mirror().open();
         if mine.slot != slot {
             // Without memory for the tables the next use of a handle reports it.
             let _ = self.rebuild(&mut mine, slot);

@@ -11,6 +11,8 @@ mod arena;
 mod block;
 mod error;
 mod hold;
+#[cfg(any(phalanx_loom, phalanx_shuttle))]
+pub mod modelled;
 mod region;
 mod robust;
 mod session;

@@ -112,7 +112,9 @@ impl Scope for Shared {
 
     fn looks_again() -> bool {
         // The reaper, in a sweep or at the rest of its work: the next death is for it to see.
-        LOOKS_AGAIN.get() > 0 || sweep::sweeping().is_some()
+        // In a model somebody else always does.
+        !cfg!(any(phalanx_loom, phalanx_shuttle))
+            && (LOOKS_AGAIN.get() > 0 || sweep::sweeping().is_some())
     }
 }
 
@@ -268,7 +270,7 @@ impl<S: Scope> Default for RawLock<S> {
 
 impl<S: Scope> RawLock<S> {
     /// Creates a free lock.
-    #[cfg(not(any(phalanx_loom, phalanx_shuttle)))]
+    #[cfg(not(phalanx_loom))]
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -278,7 +280,7 @@ impl<S: Scope> RawLock<S> {
     }
 
     /// Creates a free lock.
-    #[cfg(any(phalanx_loom, phalanx_shuttle))]
+    #[cfg(phalanx_loom)]
     #[must_use]
     pub fn new() -> Self {
         Self {

@@ -39,6 +39,10 @@ pub fn session_options(options: SessionOptions) {
 ///
 /// [`OpenError`] when the system refuses the file or the mapping.
 pub fn session() -> Result<&'static Arena, OpenError> {
+    #[cfg(any(phalanx_loom, phalanx_shuttle))]
+    if let Some(arena) = crate::modelled::arena() {
+        return Ok(arena);
+    }
     if let Some(arena) = ARENA.get() {
         if token::slot_if_joined() == 0 {
             join_tree();
@@ -62,6 +66,10 @@ pub fn session() -> Result<&'static Arena, OpenError> {
 #[inline]
 #[must_use]
 pub fn session_if_any() -> Option<&'static Arena> {
+    #[cfg(any(phalanx_loom, phalanx_shuttle))]
+    if let Some(arena) = crate::modelled::arena() {
+        return Some(arena);
+    }
     ARENA.get()
 }
 

@@ -23,7 +23,12 @@ use crate::error::{AllocError, OpenError};
 use crate::token;
 
 /// The most processes of one tree that can be alive at once.
-pub const MAX_PROCESSES: usize = 16_383;
+pub const MAX_PROCESSES: usize = if cfg!(any(phalanx_loom, phalanx_shuttle)) {
+    // A model's arena is made anew for each execution.
+    7
+} else {
+    16_383
+};
 
 pub(crate) const INTERESTS: usize = 32;
 
@@ -268,6 +273,9 @@ impl Arena {
         let entry = self.slot(slot);
         let pid = entry.pid.load(Ordering::Acquire);
         let joined_at = entry.joined_at.load(Ordering::Relaxed);
+        if phalanx_prim::modelled().is_some() {
+            return pid != 0;
+        }
         PidFd::open(pid).is_ok_and(|fd| !fd.is_dead())
             && process::was_there(pid, joined_at).unwrap_or(false)
     }
@@ -383,6 +391,9 @@ impl Arena {
         }
         let pid = entry.pid.load(Ordering::Acquire);
         let joined_at = entry.joined_at.load(Ordering::Relaxed);
+        if phalanx_prim::modelled().is_some() {
+            return pid == 0;
+        }
         let gone = match PidFd::open(pid) {
             Ok(fd) => fd.is_dead() || process::was_there(pid, joined_at).is_ok_and(|was| !was),
             // No such process. Out of descriptors is no proof of death.
@@ -422,6 +433,13 @@ impl Arena {
     /// Notes interest in a word for the length of one operation: two stores, as the thread keeps a line for it.
     #[inline]
     pub(crate) fn note_brief(&'static self, word: &Word) -> BriefEntry {
+        if phalanx_prim::modelled().is_some() {
+            // A thread's line is kept beyond an execution.
+            return BriefEntry {
+                line: None,
+                full: self.note_interest(word),
+            };
+        }
         let slot = token::current_slot();
         let (owner, line) = BRIEF.get();
         let line = if owner == slot {

@@ -125,6 +125,9 @@ impl Owner {
 #[inline]
 #[must_use]
 pub fn local_token() -> u32 {
+    if let Some(me) = phalanx_prim::modelled() {
+        return u32::from(me.ordinal);
+    }
     let token = LOCAL.get();
     if token == 0 {
         local_token_first()
@@ -162,6 +165,9 @@ fn local_token_first() -> u32 {
 #[inline]
 #[must_use]
 pub fn shared_token() -> u32 {
+    if let Some(me) = phalanx_prim::modelled() {
+        return u32::from(me.slot) << SLOT_SHIFT | u32::from(me.ordinal);
+    }
     let token = SHARED.get();
     if token == 0 {
         shared_token_first()
@@ -187,6 +193,9 @@ fn shared_token_first() -> u32 {
 #[inline]
 #[must_use]
 pub fn current_slot() -> u16 {
+    if let Some(me) = phalanx_prim::modelled() {
+        return me.slot;
+    }
     match SLOT.load(phalanx_prim::global::Ordering::Acquire) {
         0 => session::join_tree(),
         slot => slot as u16,
@@ -201,6 +210,9 @@ pub(crate) fn freeze() -> impl Sized + 'static {
 }
 
 pub(crate) fn slot_if_joined() -> u16 {
+    if let Some(me) = phalanx_prim::modelled() {
+        return me.slot;
+    }
     SLOT.load(phalanx_prim::global::Ordering::Relaxed) as u16
 }
 

@@ -1,4 +1,5 @@
-//! Tools of the tests: a watchdog, a level to come back to, and children that die on command.
+//! Tools of the tests: a watchdog, a level to come back to, children that die on command, and
+//! bytes to be wary of.
 //!
 //! A test of this house leaves nothing behind and cannot hang: it starts a [`watchdog`], takes a [`Level`] before and
 //! compares it after, and does whatever may die in a child made by [`in_child`]. Tests that count processes or descriptors
@@ -19,10 +20,12 @@
 //! ```
 #![warn(missing_docs)]
 
+mod bytes;
 mod child;
 mod level;
 mod watchdog;
 
+pub use bytes::Bytes;
 pub use child::{Child, Ended, PANICKED, in_child, kill};
 pub use level::{Level, alone};
 pub use watchdog::{Watchdog, watchdog};
