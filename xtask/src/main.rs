@@ -26,7 +26,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Sets up, builds in release and runs the wordcount example on the sources cargo downloaded for this build
+    /// Sets up, builds in release and runs the wordcount example, in Rust and in Python, on the sources of this build
     Demo {
         /// Arguments for the example (after `--`), for instance `-- --chaos`
         #[arg(last = true)]
@@ -37,6 +37,12 @@ enum Task {
         /// Only these packages
         #[arg(short, long)]
         package: Vec<String>,
+    },
+    /// Runs CPython's own tests of processes, threads and queues with phalanx and without it, and compares
+    Conformance {
+        /// Arguments for the runner (after `--`), for instance `-- --suite queue,fork --method spawn`
+        #[arg(last = true)]
+        args: Vec<String>,
     },
     /// Runs the benchmark programs, one per table, in release
     Bench {
@@ -74,6 +80,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Demo { args } => test::demo(&args),
+        Task::Conformance { args } => python::conformance(&args),
         Task::Test { package } => test::test(&package),
         Task::Bench { table, quick } => bench::bench(table.as_deref(), quick),
         Task::Check { only } => check::check(&only),

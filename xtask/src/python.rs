@@ -17,6 +17,9 @@ const NEEDS: &str = "python/requirements.txt";
 /// The crate whose tests are Python's.
 pub(crate) const CRATE: &str = "phalanx-python";
 
+/// The runner of CPython's own tests.
+const CONFORMANCE: &str = "python/conformance/run.py";
+
 /// An interpreter that was asked for its version.
 pub(crate) struct Interpreter {
     program: String,
@@ -168,5 +171,12 @@ fn only_wheel(folder: &Path) -> Outcome<String> {
 pub(crate) fn test() -> Outcome {
     let venv = Venv::with_package()?;
     venv.python(&["-m", "pytest", "--quiet", "python/tests"])
-        .run()
+        .run()?;
+    venv.python(&[CONFORMANCE, "--quick"]).run()
+}
+
+/// Runs CPython's own tests with the package and without it.
+pub(crate) fn conformance(args: &[String]) -> Outcome {
+    let venv = Venv::with_package()?;
+    venv.python(&[CONFORMANCE]).args(args).run()
 }

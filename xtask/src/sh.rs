@@ -102,6 +102,23 @@ impl Sh {
         Ok(())
     }
 
+    /// Shows the command, runs it, shows what it prints and returns it, and fails with its name when it fails.
+    pub(crate) fn run_and_read(mut self) -> Outcome<String> {
+        println!("\n$ {}", self.shown);
+        let output = self
+            .command
+            .current_dir(root())
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(|error| format!("cannot run `{}`: {error}", self.shown))?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        print!("{printed}");
+        if !output.status.success() {
+            return Err(format!("`{}` failed ({})", self.shown, output.status));
+        }
+        Ok(printed)
+    }
+
     /// Runs the command unseen and returns what it printed, or its complaint.
     pub(crate) fn read(mut self) -> Outcome<String> {
         let output = self
