@@ -168,6 +168,20 @@ impl Parts {
         result
     }
 
+    /// Runs a few instructions under the lock; nothing of Python's.
+    #[inline]
+    fn briefly<T>(&self, py: Python<'_>, access: impl FnOnce() -> T) -> PyResult<T> {
+        let had = match self.native.as_ref().and_then(|lock| lock.get().made()) {
+            Some(Inner::RLock(lock)) => lock.brief(),
+            Some(Inner::Lock(lock)) => lock.brief(),
+            _ => None,
+        };
+        match had {
+            Some(_held) => Ok(access()),
+            None => self.locked(py, || Ok(access())),
+        }
+    }
+
     fn read<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Some((number, len, block)) = &self.plain else {
             return Ok(None);
@@ -177,8 +191,8 @@ impl Parts {
         }
         let mut bytes = [0; 8];
         let size = number.size();
-        let read = self.locked(py, || {
-            Ok(block.get().0.read_at(index * size, &mut bytes[..size]))
+        let read = self.briefly(py, || {
+            block.get().0.read_at(index * size, &mut bytes[..size])
         })?;
         read.map_err(|error| PyIndexError::new_err(error.to_string()))?;
         number.to_python(py, bytes).map(Some)
@@ -192,9 +206,7 @@ impl Parts {
             return Ok(false);
         };
         let size = number.size();
-        let written = self.locked(py, || {
-            Ok(block.get().0.write_at(index * size, &bytes[..size]))
-        })?;
+        let written = self.briefly(py, || block.get().0.write_at(index * size, &bytes[..size]))?;
         written.map_err(|error| PyIndexError::new_err(error.to_string()))?;
         Ok(true)
     }

@@ -50,6 +50,11 @@ pub trait Scope: Send + Sync + 'static {
     /// Returns `true` if the process of this owner is known to be gone. Asks the kernel: not for the hot path.
     fn is_dead(owner: Owner) -> bool;
 
+    /// Returns `true` if an owner may have died before a sleeper came, with nobody left to wake it.
+    fn is_mortal() -> bool {
+        false
+    }
+
     /// Returns the process id of this owner, 0 where there is only one process or the process is gone.
     fn pid_of(_: Owner) -> u32 {
         0
@@ -100,6 +105,10 @@ impl Scope for Shared {
 
     fn is_dead(owner: Owner) -> bool {
         session::session_if_any().is_some_and(|arena| arena.process_is_gone(owner.slot))
+    }
+
+    fn is_mortal() -> bool {
+        true
     }
 
     fn pid_of(owner: Owner) -> u32 {
@@ -349,8 +358,15 @@ impl<S: Scope> RawLock<S> {
     #[inline]
     #[must_use = "false says that there is more to it"]
     pub fn try_clean(&self) -> bool {
+        self.try_clean_as(S::token())
+    }
+
+    /// As [`try_clean`](Self::try_clean), for a caller that has its token at hand.
+    #[inline]
+    #[must_use = "false says that there is more to it"]
+    pub fn try_clean_as(&self, me: u32) -> bool {
         self.word
-            .compare_exchange(0, S::token(), Ordering::Acquire, Ordering::Relaxed)
+            .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
     }
 
@@ -413,6 +429,9 @@ impl<S: Scope> RawLock<S> {
         // From here on we sleep: whoever wakes us may owe others a wake that only we can pass on.
         let _interest = S::interest(&self.word);
         let mut slept = 0;
+        // Asking the kernel costs more than most waits last: only an owner that has not let go after a first short sleep is
+        // asked about.
+        let (mut doubted, mut asked) = (None, None);
         loop {
             // Acquire: what we see of the owner's process is not older than its hold.
             let now = self.word.load(Ordering::Acquire);
@@ -432,12 +451,19 @@ impl<S: Scope> RawLock<S> {
                 }
                 continue;
             };
-            // Did the owner die before we came? From now on its sweeper wakes us.
-            if S::is_dead(owner) {
-                if self.take_over(now, me) {
-                    return Ok(Acquired::OwnerDied);
+            if asked != Some(owner) {
+                asked = None;
+            }
+            // Did the owner die before we came? From then on its sweeper wakes us.
+            if doubted == Some(owner) {
+                doubted = None;
+                if S::is_dead(owner) {
+                    if self.take_over(now, me) {
+                        return Ok(Acquired::OwnerDied);
+                    }
+                    continue;
                 }
-                continue;
+                asked = Some(owner);
             }
             if now & CONTENDED == 0
                 && self
@@ -449,14 +475,22 @@ impl<S: Scope> RawLock<S> {
             }
             points::point("lock.sleep");
             slept = CONTENDED;
-            let waited = self.sleep(now | CONTENDED, patience.deadline);
+            let ask = S::is_mortal() && asked.is_none();
+            let waited = self.sleep(now | CONTENDED, patience.deadline, ask);
             points::point("lock.woken");
-            patience.check(waited)?;
+            if waited == Waited::Changed || waited == Waited::TimedOut {
+                doubted = Some(owner);
+            }
+            match patience.check(waited) {
+                // Before giving up: the time may have been shorter than a look takes.
+                Err(WaitError::TimedOut) if ask && S::is_dead(owner) => {}
+                checked => checked?,
+            }
         }
     }
 
-    fn sleep(&self, expected: u32, deadline: Option<Deadline>) -> Waited {
-        if !S::looks_again() {
+    fn sleep(&self, expected: u32, deadline: Option<Deadline>, ask: bool) -> Waited {
+        if !ask && !S::looks_again() {
             return self.word.wait(expected, deadline, S::WAIT);
         }
         let look = Deadline::after(LOOK_AGAIN);

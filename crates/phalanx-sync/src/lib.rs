@@ -28,8 +28,8 @@ pub use event::{Event, EventState};
 pub use gate::{Gate, Key};
 pub use home::{CreateError, Home, Name, Object};
 pub use lock::{
-    Lock, LockError, LockGuard, LockOwner, LockState, OwnerDied, RLock, RLockGuard, RLockState,
-    Releasable,
+    Brief, Lock, LockError, LockGuard, LockOwner, LockState, OwnerDied, RLock, RLockGuard,
+    RLockState, Releasable,
 };
 pub use permits::{Hint, Permits, PermitsState};
 pub use phalanx_shm::{Acquired, Local, Patience, Shared as SharedScope, WaitError};

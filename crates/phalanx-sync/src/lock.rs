@@ -622,6 +622,60 @@ impl<S: Home> RLock<S> {
     }
 }
 
+/// Has a lock for a few instructions; see [`Lock::brief`] and [`RLock::brief`].
+#[must_use = "the lock is free again as soon as the guard is dropped"]
+#[derive(Debug)]
+pub struct Brief<'a, S: Home = Shared> {
+    raw: &'a RawLock<S>,
+    /// What it was locked with; 0 if the thread had it before.
+    token: u32,
+    // The owner in the word is a thread.
+    thread: PhantomData<*const ()>,
+}
+
+impl<S: Home> Drop for Brief<'_, S> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.token != 0 {
+            self.raw.unlock_as(self.token);
+        }
+    }
+}
+
+impl<S: Home> Lock<S> {
+    /// Takes the lock for a few instructions if it is free now and its last owner did not die.
+    #[inline]
+    pub fn brief(&self) -> Option<Brief<'_, S>> {
+        let (raw, token) = (&self.state.raw, S::token());
+        raw.try_clean_as(token).then_some(Brief {
+            raw,
+            token,
+            thread: PhantomData,
+        })
+    }
+}
+
+impl<S: Home> RLock<S> {
+    /// Takes the lock for a few instructions if it is this thread's, or free now and its last owner did not die. Nothing in
+    /// between may acquire or release it.
+    #[inline]
+    pub fn brief(&self) -> Option<Brief<'_, S>> {
+        let (raw, me) = (&self.state.raw, S::token());
+        let token = if raw.is_held_as(me) {
+            0
+        } else if raw.try_clean_as(me) {
+            me
+        } else {
+            return None;
+        };
+        Some(Brief {
+            raw,
+            token,
+            thread: PhantomData,
+        })
+    }
+}
+
 /// Something a [`Condition`](crate::Condition) can let go while it waits.
 pub trait Releasable {
     /// Frees it and returns what it takes to have it again.
