@@ -22,7 +22,7 @@ mod message;
 mod pipe;
 mod queue;
 mod raw;
-mod reactor;
+pub mod reactor;
 mod select;
 
 pub use doorbell::{Bell, Doorbell};

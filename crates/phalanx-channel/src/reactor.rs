@@ -11,6 +11,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
 
 use phalanx_prim::{MAX_WORDS, WaitedAny, wait_any};
 use phalanx_prim::{Ordering, Word};
@@ -28,6 +29,8 @@ struct Entry {
 struct Reactor {
     bell: Arc<Word>,
     entries: Vec<Entry>,
+    thread: Option<JoinHandle<()>>,
+    stopping: bool,
 }
 
 /// Each with the process whose thread runs it. A forked child must not lock its parent's: their threads may have held them.
@@ -40,23 +43,70 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn start() -> Arc<Mutex<Reactor>> {
-    let bell = Arc::new(Word::new(0));
-    let reactor = Arc::new(Mutex::new(Reactor {
-        bell,
+    Arc::new(Mutex::new(Reactor {
+        bell: Arc::new(Word::new(0)),
         entries: Vec::new(),
-    }));
-    let for_thread = Arc::clone(&reactor);
-    std::thread::Builder::new()
-        .name("phalanx-reactor".to_owned())
-        .spawn(move || run(&for_thread))
-        .expect("the system has a thread for the wakers of coroutines");
-    reactor
+        thread: None,
+        stopping: false,
+    }))
+}
+
+/// Sees to it that a reactor has its thread.
+fn ensure_thread(reactor: &Arc<Mutex<Reactor>>) {
+    let mut locked = lock(reactor);
+    if locked.thread.is_none() {
+        locked.stopping = false;
+        let for_thread = Arc::clone(reactor);
+        let thread = std::thread::Builder::new()
+            .name("phalanx-reactor".to_owned())
+            .spawn(move || run(&for_thread))
+            .expect("the system has a thread for the wakers of coroutines");
+        locked.thread = Some(thread);
+    }
+}
+
+fn ours() -> Vec<Arc<Mutex<Reactor>>> {
+    let me = phalanx_sys::ids::pid();
+    let reactors = lock(&REACTORS);
+    let mine = reactors.iter().filter(|(owner, _)| *owner == me);
+    mine.map(|(_, reactor)| Arc::clone(reactor)).collect()
+}
+
+/// Ends this process's threads that wait for wakers, so that a fork finds it with one thread less. Wakers stay, and are called
+/// after [`resume`] at the latest.
+pub fn pause() {
+    for reactor in ours() {
+        let mut locked = lock(&reactor);
+        locked.stopping = true;
+        let thread = locked.thread.take();
+        ring(&locked.bell);
+        drop(locked);
+        // It calls wakers without any lock of ours, and ends after those it is at.
+        let _ = thread.map(JoinHandle::join);
+    }
+}
+
+/// Starts what [`pause`] ended, where somebody waits.
+pub fn resume() {
+    for reactor in ours() {
+        if !lock(&reactor).entries.is_empty() {
+            ensure_thread(&reactor);
+        }
+    }
+}
+
+fn ring(bell: &Word) {
+    bell.fetch_add(1, Ordering::Release);
+    bell.wake(1, phalanx_prim::Scope::Shared);
 }
 
 fn run(reactor: &Mutex<Reactor>) {
     let bell = Arc::clone(&lock(reactor).bell);
     loop {
         let rung = bell.load(Ordering::Acquire);
+        if lock(reactor).stopping {
+            return;
+        }
         let waits: Vec<_> = lock(reactor)
             .entries
             .iter()
@@ -100,13 +150,13 @@ pub(crate) fn register(gate: &'static Gate<Shared>, held: &Held, waker: &Waker) 
         .find(has_it)
         .or_else(|| reactors.iter().find(has_room))
         .map(|(_, reactor)| Arc::clone(reactor));
-    let reactor = found.unwrap_or_else(|| {
+    let shared = found.unwrap_or_else(|| {
         let reactor = start();
         reactors.push((me, Arc::clone(&reactor)));
         reactor
     });
     drop(reactors);
-    let mut reactor = lock(&reactor);
+    let mut reactor = lock(&shared);
     let mut missed = Vec::new();
     match reactor.entries.iter_mut().find(|entry| same(entry)) {
         Some(entry) => {
@@ -131,8 +181,8 @@ pub(crate) fn register(gate: &'static Gate<Shared>, held: &Held, waker: &Waker) 
     }
     let bell = Arc::clone(&reactor.bell);
     drop(reactor);
-    bell.fetch_add(1, Ordering::Release);
-    bell.wake(1, phalanx_prim::Scope::Shared);
+    ensure_thread(&shared);
+    ring(&bell);
     missed.into_iter().for_each(Waker::wake);
 }
 

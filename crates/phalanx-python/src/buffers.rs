@@ -6,8 +6,8 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use phalanx_channel::Kept;
 use phalanx_channel::exposed::{self, Exposed, Private};
+use phalanx_channel::{Kept, reactor};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyMemoryError};
 use pyo3::ffi;
@@ -15,15 +15,21 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyCFunction, PyDict};
 
-/// Keeps received payloads of parent and child apart; see [`exposed`]. Called before the first payload is shown to Python.
+/// Has forks keep received payloads of parent and child apart (see [`exposed`]), and find no thread that waits for bells (see
+/// [`reactor`]). Called before there is a payload or a bell.
 pub(crate) fn watch_forks(py: Python<'_>) -> PyResult<()> {
     static DONE: PyOnceLock<()> = PyOnceLock::new();
     DONE.get_or_try_init(py, || {
         let hooks = PyDict::new(py);
-        let before = PyCFunction::new_closure(py, None, None, |_, _| exposed::before_fork())?;
+        let before = PyCFunction::new_closure(py, None, None, |_, _| {
+            reactor::pause();
+            exposed::before_fork();
+        })?;
         let after =
             PyCFunction::new_closure(py, None, None, |_, _| exposed::after_fork_in_child())?;
+        let parent = PyCFunction::new_closure(py, None, None, |_, _| reactor::resume())?;
         hooks.set_item("before", before)?;
+        hooks.set_item("after_in_parent", parent)?;
         hooks.set_item("after_in_child", after)?;
         py.import("os")?
             .call_method("register_at_fork", (), Some(&hooks))?;

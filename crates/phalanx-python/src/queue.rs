@@ -227,7 +227,8 @@ struct Bells {
 
 impl Bells {
     /// Returns the descriptor of one, of this process.
-    fn fd(&self, queue: &RawQueue, bell: Bell) -> PyResult<RawFd> {
+    fn fd(&self, py: Python<'_>, queue: &RawQueue, bell: Bell) -> PyResult<RawFd> {
+        crate::buffers::watch_forks(py)?;
         let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = &mut bells[bell as usize];
         if !slot.as_ref().is_some_and(Doorbell::is_ours) {
@@ -411,8 +412,8 @@ impl Queue {
     }
 
     /// Returns a descriptor of this process that polls readable while there is an item, or room.
-    fn _bell(&self, writable: bool) -> PyResult<RawFd> {
-        self.bells.fd(self.opened()?, bell_of(writable))
+    fn _bell(&self, py: Python<'_>, writable: bool) -> PyResult<RawFd> {
+        self.bells.fd(py, self.opened()?, bell_of(writable))
     }
 
     /// Makes the descriptors say what is so; tells whether there is an item.
@@ -575,8 +576,8 @@ impl SimpleQueue {
     }
 
     /// Returns a descriptor of this process that polls readable while there is an item, or room.
-    fn _bell(&self, writable: bool) -> PyResult<RawFd> {
-        self.bells.fd(self.opened()?, bell_of(writable))
+    fn _bell(&self, py: Python<'_>, writable: bool) -> PyResult<RawFd> {
+        self.bells.fd(py, self.opened()?, bell_of(writable))
     }
 
     /// Makes the descriptors say what is so; tells whether there is an item.
