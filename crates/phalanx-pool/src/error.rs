@@ -50,6 +50,9 @@ pub enum SubmitError {
     /// The pool cannot run anything any more.
     #[error("the pool is broken: {0}")]
     Broken(String),
+    /// A crew of this size is not possible, or the system refuses what it needs.
+    #[error("{0}")]
+    Crew(String),
     /// The function cannot be named in a worker.
     #[error(transparent)]
     Task(#[from] TaskError),

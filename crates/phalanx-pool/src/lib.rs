@@ -4,9 +4,12 @@
 //! this process. The essay is `README.md` beside this crate; `record` has the protocol's state table.
 #![warn(missing_docs)]
 
+mod crew;
 mod engine;
 mod error;
+mod hand;
 mod handle;
+mod lot;
 mod map;
 mod pool;
 mod progress;
@@ -15,9 +18,12 @@ mod thread_map;
 mod threads;
 mod worker;
 
+pub use crew::{Crew, Lot, News, Settled};
 pub use engine::{PoolStats, WorkerStats};
 pub use error::{BuildError, PoolError, SubmitError, WorkerDeath};
+pub use hand::{CrewWorker, Leaving, Work};
 pub use handle::TaskHandle;
+pub use lot::{End, LotSpec, SEATS};
 pub use map::{Imap, ImapUnordered, MapHandle, Numbered};
 pub use pool::{InitFn, JoinPoolError, Pool, PoolBuilder, TaskOptions};
 pub use progress::Progress;

@@ -15,11 +15,14 @@ mod handle;
 mod hot;
 mod manager_store;
 mod message;
+mod payload;
 mod pickle;
+mod pool;
 mod queue;
 mod queue_local;
 mod semlock;
 mod session;
+mod stream;
 mod thread_barrier;
 mod thread_condition;
 mod thread_event;
@@ -28,6 +31,7 @@ mod thread_semaphore;
 mod thread_wait;
 mod values;
 mod ward;
+mod worker;
 
 use pyo3::prelude::*;
 
@@ -42,10 +46,13 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     hot::register(module)?;
     manager_store::register(module)?;
     message::register(module)?;
+    payload::register(module)?;
+    pool::register(module)?;
     queue::register(module)?;
     queue_local::register(module)?;
     semlock::register(module)?;
     session::register(module)?;
+    stream::register(module)?;
     thread_barrier::register(module)?;
     thread_condition::register(module)?;
     thread_event::register(module)?;
@@ -53,5 +60,6 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     thread_semaphore::register(module)?;
     values::register(module)?;
     ward::register(module)?;
+    worker::register(module)?;
     Ok(())
 }

@@ -70,10 +70,14 @@ pub enum Kind {
     Table = 19,
     /// Permits that are counted without a lock.
     Permits = 20,
+    /// Tasks handed to a crew of workers together.
+    Lot = 21,
+    /// A crew of workers.
+    Crew = 22,
 }
 
 impl Kind {
-    pub(crate) const COUNT: usize = 21;
+    pub(crate) const COUNT: usize = 23;
 
     pub(crate) fn from_bits(bits: u64) -> Option<Self> {
         const ALL: [Option<Kind>; Kind::COUNT] = [
@@ -98,6 +102,8 @@ impl Kind {
             Some(Kind::Store),
             Some(Kind::Table),
             Some(Kind::Permits),
+            Some(Kind::Lot),
+            Some(Kind::Crew),
         ];
         ALL.get(bits as usize).copied().flatten()
     }

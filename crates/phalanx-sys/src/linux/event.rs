@@ -27,6 +27,12 @@ impl EventFd {
         )?))
     }
 
+    /// Takes over a descriptor of one that was made elsewhere.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
     /// Makes it readable.
     pub fn ring(&self) {
         // A full counter is readable already.

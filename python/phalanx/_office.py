@@ -1,0 +1,504 @@
+"""Workers of a pool: starting them, noticing their ends, and what each of them runs.
+
+The mechanism (who holds which task, what a death costs, deadlines) is the engine's. Here is what must be Python: processes
+come from a context, functions and exceptions from the pickler, callbacks run in one thread of the pool's.
+"""
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+import types
+from multiprocessing import pool as _stock
+from multiprocessing import process, reduction, util
+
+from phalanx import _engine, _install
+from phalanx.errors import (
+    PhalanxError,
+    PoolTerminatedError,
+    RemoteError,
+    TaskCancelledError,
+    TaskExitedError,
+    TaskTimeoutError,
+    WorkerDiedError,
+    describe_exit,
+)
+
+OPEN, CLOSING, TERMINATED = "OPEN", "CLOSING", "TERMINATED"
+
+# How a task ended, as the engine counts.
+VALUE, ERROR, DIED, TIMED_OUT, CANCELLED, ENDED, BROKEN = range(2, 9)
+
+NO_OPTIONS = (0.0, 0, 0, False)
+
+# ---- functions and arguments ----
+
+
+class _ByValue:
+    """An object that the stock pickler refuses, pickled by value."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce__(self):
+        return _load_by_value, (self.data,)
+
+
+def _load_by_value(data):
+    return pickle.loads(data)
+
+
+def by_value(value):
+    """Pickle ``value`` with its code, for what cannot be named in another process."""
+    import cloudpickle
+
+    return _ByValue(cloudpickle.dumps(value, protocol=5))
+
+
+def _main_is_nameless():
+    main = sys.modules.get("__main__")
+    return getattr(main, "__file__", None) is None and getattr(main, "__spec__", None) is None
+
+
+def dump_function(function):
+    """Pack a function; tell whether what was packed names it (so that it can be kept)."""
+    if type(function) is types.FunctionType and function.__module__ == "__main__" and _main_is_nameless():
+        return _engine.Parcel(by_value(function)), False
+    try:
+        parcel = _engine.Parcel(function)
+    except Exception:
+        try:
+            value = by_value(function)
+        except Exception:
+            value = None
+        if value is None:
+            raise
+        return _engine.Parcel(value), False
+    return parcel, isinstance(function, (types.FunctionType, types.BuiltinFunctionType, type)) and getattr(function, "__self__", None) is None
+
+
+# ---- exceptions on their way ----
+
+
+def dump_failure(error, unsendable, wrap):
+    """Make the bytes of a task's exception."""
+    if unsendable is not None:
+        error = _stock.MaybeEncodingError(error, unsendable)
+    elif not isinstance(error, Exception):
+        text = f"the task raised {type(error).__name__}: {error}" if str(error) else f"the task raised {type(error).__name__}"
+        code = getattr(error, "code", None)
+        plain = code if isinstance(code, (int, str, type(None))) else repr(code)
+        exited = TaskExitedError(text, plain)
+        exited.__traceback__ = error.__traceback__
+        error = exited
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    sent = error
+    if wrap and unsendable is None:
+        sent = _stock.ExceptionWithTraceback(error, error.__traceback__)
+    name, said = type(error).__qualname__, _safe(str, error)
+    try:
+        data = bytes(reduction.ForkingPickler.dumps(sent, 5))
+    except Exception as why:
+        data = bytes(reduction.ForkingPickler.dumps(_stock.MaybeEncodingError(why, error), 5))
+    return pickle.dumps((data, name, said, text), 5)
+
+
+def _safe(how, value):
+    try:
+        return how(value)
+    except Exception as error:
+        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
+
+
+def load_failure(data):
+    """Make the exception of its bytes, or one that says what it was."""
+    data, name, said, text = pickle.loads(data)
+    try:
+        error = pickle.loads(data)
+        if isinstance(error, BaseException):
+            return error
+        why = f"it came back as {type(error).__name__}"
+    except Exception as failure:
+        why = f"{type(failure).__name__}: {failure}"
+    error = RemoteError(f"the task raised {name}: {said} (it cannot be rebuilt here: {why})", name, said, text)
+    error.__cause__ = _stock.RemoteTraceback(f'\n"""\n{text}"""')
+    return error
+
+
+def summary(function, call):
+    """Describe a call in one line."""
+    name = getattr(function, "__qualname__", None) or _safe(repr, function)
+    if call is None:
+        return f"{name}(...)"
+    args, kwds = call
+    parts = [_short(value) for value in args]
+    parts += [f"{key}={_short(value)}" for key, value in kwds.items()]
+    return f"{name}({', '.join(parts)})"
+
+
+def _short(value):
+    text = _safe(repr, value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# ---- the worker ----
+
+
+class Desk:
+    """What a worker is told; goes through any start method."""
+
+    def __init__(self, crew, bell):
+        self.crew = crew
+        self.bell = bell
+
+    def take_bell(self):
+        if isinstance(self.bell, int):
+            return os.dup(self.bell)
+        return self.bell.detach()
+
+    def __getstate__(self):
+        return self.crew, reduction.DupFd(self.bell)
+
+    def __setstate__(self, state):
+        self.crew, self.bell = state
+
+
+def _ignore_interrupt(number, frame):
+    """Ctrl-C is the parent's to hear."""
+
+
+def work(desk, number, threads, initializer, initargs, most, wrap, memory_limit):
+    """Be a worker: the target of its process."""
+    hand = _engine.Hand(desk.crew, desk.take_bell(), number * threads)
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _ignore_interrupt)
+    if memory_limit:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_limit, memory_limit))
+    if initializer is not None:
+        try:
+            initializer(*initargs)
+        except BaseException as error:
+            hand.break_with(dump_failure(error, None, wrap))
+            raise
+    others = [hand.beside(number * threads + thread) for thread in range(1, threads)]
+    hand.ready()
+
+    def fail(error, unsendable):
+        return dump_failure(error, unsendable, wrap)
+
+    helpers = [
+        threading.Thread(target=other.run, args=(most, fail), name=f"{process.current_process().name}-{index}", daemon=True)
+        for index, other in enumerate(others, 1)
+    ]
+    for helper in helpers:
+        helper.start()
+    hand.run(most, fail)
+    for helper in helpers:
+        helper.join()
+    util.debug("worker exiting")
+
+
+# ---- the parent's side ----
+
+
+class Office:
+    """The workers of one pool and the thread that oversees them. Knows nothing of the pool itself, so that it can be collected."""
+
+    def __init__(self, ctx, make_process, workers, *, threads=1, initializer=None, initargs=(), most=0, wrap=True, memory_limit=None, staff=None):
+        self.ctx = ctx
+        self.make_process = make_process
+        self.target = workers
+        self.threads = threads
+        self.orders = (initializer, initargs, most, wrap, memory_limit)
+        self.crew = _engine.Crew(workers, threads)
+        self.desk = Desk(*self.crew.token())
+        self.staff = [] if staff is None else staff
+        self.workers = {}
+        self.lock = threading.RLock()
+        self.state = OPEN
+        self.listeners = {}
+        self.posted = []
+        self.sources = set()
+        self.known = {}
+        self.broken = None
+        self.on_broken = None
+        self.thread = None
+        self.owner = os.getpid()
+        _install.hook()
+        self.barren = 0
+        self.not_before = 0.0
+
+    # -- functions --
+
+    def function(self, function):
+        """Return what the engine takes for a function: its name in the crew, or its bytes."""
+        try:
+            return self.known[function]
+        except (KeyError, TypeError):
+            pass
+        parcel, lasting = dump_function(function)
+        if not lasting:
+            return parcel
+        name = self.known[function] = self.crew.know(parcel)
+        return name
+
+    def apply(self, function, args, kwds, options):
+        self.check()
+        name = self.function(function)
+        try:
+            return self.crew.apply(name, args, kwds, options)
+        except Exception as error:
+            if self.state != OPEN or self.crew.broken() is not None:
+                raise
+            try:
+                args, kwds = tuple(by_value(value) for value in args), {key: by_value(value) for key, value in kwds.items()}
+                return self.crew.apply(name, args, kwds, options)
+            except Exception:
+                raise error from None
+
+    def map(self, function, items, star, options):
+        self.check()
+        name = self.function(function)
+        try:
+            return self.crew.map(name, items, star, options)
+        except Exception as error:
+            if self.state == TERMINATED or self.crew.broken() is not None:
+                raise
+            try:
+                items = [tuple(by_value(value) for value in item) if star else by_value(item) for item in items]
+                return self.crew.map(name, items, star, options)
+            except Exception:
+                raise error from None
+
+    def check(self):
+        if self.broken is None and self.crew.broken() is not None:
+            self.broken = load_failure(self.crew.broken())
+        if self.broken is not None:
+            raise self.broken
+
+    # -- starting --
+
+    def start(self):
+        with self.lock:
+            self.fill()
+            self.thread = threading.Thread(target=_oversee, args=(self,), name="PoolOverseer", daemon=True)
+            self.thread.start()
+
+    def fill(self):
+        """Start workers up to the number wanted."""
+        with self.lock:
+            if self.state == TERMINATED:
+                return
+            for number in range(self.target):
+                if number not in self.workers:
+                    self.hire(number)
+
+    def hire(self, number):
+        worker = self.make_process(
+            self.ctx,
+            target=work,
+            args=(self.desk, number, self.threads, *self.orders),
+        )
+        worker.name = worker.name.replace("Process", "PoolWorker")
+        worker.daemon = True
+        config = process.current_process()._config
+        daemon = config.get("daemon")
+        # A worker of ours may have workers of its own: they end with it.
+        if daemon:
+            config["daemon"] = False
+        try:
+            worker.start()
+        finally:
+            if daemon:
+                config["daemon"] = daemon
+        self.workers[number] = worker
+        self.staff.append(worker)
+        # A context may make processes of its own kind.
+        self.crew.hired(number, getattr(worker, "pid", None) or 0)
+        util.debug("added worker")
+
+    # -- overseeing --
+
+    def collect(self, number):
+        """A worker ended: settle what it left. Returns nothing; the next round hires another."""
+        with self.lock:
+            worker = self.workers.pop(number, None)
+        if worker is None:
+            return
+        worker.join(5)
+        exitcode = worker.exitcode
+        report = pickle.dumps({"pid": worker.pid, "exitcode": exitcode}, 5)
+        had_task, killed, ready = self.crew.settle(number, report)
+        with self.lock:
+            if worker in self.staff:
+                self.staff.remove(worker)
+        if had_task or killed or (ready and exitcode == 0):
+            self.barren = 0
+            return
+        self.barren += 1
+        if self.barren > 2 * self.target + 4 and self.crew.broken() is None and self.state != TERMINATED:
+            self.crew.break_with(
+                dump_failure(
+                    RuntimeError(
+                        f"{self.barren} workers in a row ended before they got to a task; the last one {describe_exit(exitcode)}. "
+                        "With the start methods spawn and forkserver the main module must be importable without starting a pool: "
+                        "guard it with if __name__ == '__main__'"
+                    ),
+                    None,
+                    False,
+                )
+            )
+        elif self.barren > self.target:
+            self.not_before = time.monotonic() + 0.01 * 2 ** min(self.barren - self.target, 6)
+
+    def listen(self, lot, then):
+        """Call ``then`` in the pool's thread when the lot is done."""
+        self.listeners[lot.id] = then
+        if not lot.notify():
+            self.post(lot.id)
+
+    def post(self, what):
+        self.posted.append(what)
+        self.crew.ring()
+
+    def tell(self, done):
+        for lot in done:
+            then = self.listeners.pop(lot, None)
+            if then is not None:
+                _run(then)
+        posted, self.posted = self.posted, []
+        for what in posted:
+            if callable(what):
+                _run(what)
+            else:
+                then = self.listeners.pop(what, None)
+                if then is not None:
+                    _run(then)
+
+    def close(self):
+        with self.lock:
+            if self.state == OPEN:
+                self.state = CLOSING
+        self.crew.close()
+
+    def terminate(self, broken=False):
+        """End every worker and every task, now."""
+        if os.getpid() != self.owner:
+            return
+        with self.lock:
+            if self.state == TERMINATED and not self.workers:
+                return
+            self.state = TERMINATED
+            workers = list(self.workers.values())
+        self.crew.dismiss()
+        self.crew.signal(signal.SIGTERM)
+        if not self.crew.wait_workers(1.0):
+            self.crew.signal(signal.SIGKILL)
+            self.crew.wait_workers(5.0)
+        for worker in workers:
+            worker.join(1)
+        with self.lock:
+            self.workers.clear()
+        self.crew.end_all(broken)
+        self.crew.ring()
+
+    def join(self):
+        if self.thread is not None and self.thread is not threading.current_thread():
+            self.thread.join()
+
+    # -- results --
+
+    def failure(self, lot, index, function=None):
+        """The exception of a task that did not end with a value."""
+        return self.explain(lot.end(index), lot.raw(index), function, lambda: lot.call(index), lambda: lot.tries(index))
+
+    def explain(self, end, data, function=None, call=None, tries=None):
+        if end == ERROR:
+            return load_failure(data)
+        if end in (DIED, TIMED_OUT):
+            ran = int.from_bytes(data[:8], "little") / 1e9
+            report = pickle.loads(data[8:]) if data[8:] else {}
+            try:
+                task = summary(function, call() if call else None)
+            except Exception:
+                task = summary(function, None)
+            attempts = tries() if tries else 1
+            again = f", {attempts} attempts" if attempts > 1 else ""
+            pid = report.get("pid")
+            if end == TIMED_OUT:
+                return TaskTimeoutError(f"{task} was stopped after {ran:.3g} s: worker {pid} was killed{again}")
+            how = describe_exit(report.get("exitcode"))
+            return WorkerDiedError(
+                f"worker {pid} {how} while it ran {task} for {ran:.3g} s{again}",
+                pid=pid,
+                exitcode=report.get("exitcode"),
+                task=task,
+                ran=ran,
+                attempts=attempts,
+            )
+        if end == CANCELLED:
+            return TaskCancelledError("the task was cancelled")
+        if end == BROKEN:
+            try:
+                self.check()
+            except BaseException as error:
+                return error
+        return PoolTerminatedError("the pool was terminated before the task was done")
+
+
+def _run(then):
+    try:
+        then()
+    except BaseException:
+        # As in a thread of its own: reported, and the pool goes on.
+        threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+
+
+def _oversee(office):
+    crew = office.crew
+    timeout = None
+    while True:
+        ended, done = crew.look(timeout)
+        office.tell(done)
+        for number in ended:
+            office.collect(number)
+        if office.state == TERMINATED:
+            break
+        if crew.broken() is not None:
+            try:
+                office.check()
+            except BaseException as error:
+                office.terminate(broken=True)
+                office.tell(crew.look(0)[1])
+                if office.on_broken is not None:
+                    _run(lambda: office.on_broken(error))
+            break
+        timeout = None
+        if office.state == CLOSING and not office.sources and crew.is_idle():
+            crew.dismiss()
+            if not office.workers:
+                break
+            continue
+        missing = office.target - len(office.workers)
+        if missing:
+            wait = office.not_before - time.monotonic()
+            if wait > 0:
+                timeout = wait
+            else:
+                try:
+                    office.fill()
+                except Exception as error:
+                    # The system may have room again later.
+                    office.barren += 1
+                    office.not_before = time.monotonic() + 0.1
+                    timeout = 0.1
+                    if office.barren > 2 * office.target + 4:
+                        crew.break_with(dump_failure(error, None, False))
+    # What was done at the last moment.
+    office.tell(crew.look(0)[1])
+    util.debug("pool overseer exiting")
