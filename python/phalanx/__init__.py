@@ -51,7 +51,18 @@ _API = (
 )
 
 # What only this package has, by the module that has it.
-_MORE: dict[str, str] = {"OwnerDiedWarning": "phalanx.synchronize"}
+_MORE: dict[str, str] = {
+    "OwnerDiedWarning": "phalanx.synchronize",
+    "PhalanxError": "phalanx.errors",
+    "PoolTerminatedError": "phalanx.errors",
+    "ProcessPoolExecutor": "phalanx.futures",
+    "RemoteError": "phalanx.errors",
+    "TaskCancelledError": "phalanx.errors",
+    "TaskExitedError": "phalanx.errors",
+    "TaskTimeoutError": "phalanx.errors",
+    "ThreadPool": "phalanx.pool",
+    "WorkerDiedError": "phalanx.errors",
+}
 
 # Modules of `multiprocessing` that programs use by name, here with this package's classes.
 _SUBMODULES = (

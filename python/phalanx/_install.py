@@ -9,6 +9,10 @@ import sys
 import threading
 
 from phalanx import _engine
+# In this order: parents before those who derive from them.
+_MODULES: list[str] = [
+    "phalanx.pool",
+]
 
 # In this order: parents before those who derive from them.
 _MODULES: list[str] = [
@@ -19,6 +23,7 @@ _MODULES: list[str] = [
     "phalanx.sharedctypes",
     "phalanx.shared_memory",
     "phalanx.connection",
+    "phalanx.pool",
     "phalanx.managers",
     "phalanx.pool",
 ]

@@ -16,6 +16,7 @@ from multiprocessing import pool as _stock
 from multiprocessing import process, reduction, util
 
 from phalanx import _engine
+from phalanx import _engine, _install
 from phalanx.errors import (
     PhalanxError,
     PoolTerminatedError,
@@ -69,6 +70,11 @@ def dump_function(function):
         return bytes(reduction.ForkingPickler.dumps(by_value(function), 5)), False
     try:
         data = bytes(reduction.ForkingPickler.dumps(function, 5))
+    """Pack a function; tell whether what was packed names it (so that it can be kept)."""
+    if type(function) is types.FunctionType and function.__module__ == "__main__" and _main_is_nameless():
+        return _engine.Parcel(by_value(function)), False
+    try:
+        parcel = _engine.Parcel(function)
     except Exception:
         try:
             value = by_value(function)
@@ -78,6 +84,8 @@ def dump_function(function):
             raise
         return bytes(reduction.ForkingPickler.dumps(value, 5)), False
     return data, isinstance(function, (types.FunctionType, types.BuiltinFunctionType, type))
+        return _engine.Parcel(value), False
+    return parcel, isinstance(function, (types.FunctionType, types.BuiltinFunctionType, type)) and getattr(function, "__self__", None) is None
 
 
 # ---- exceptions on their way ----
@@ -229,6 +237,7 @@ class Office:
         self.on_broken = None
         self.thread = None
         self.owner = os.getpid()
+        _install.hook()
         self.barren = 0
         self.not_before = 0.0
 
@@ -248,6 +257,10 @@ class Office:
             self.known[function] = name
         except TypeError:
             return data
+        parcel, lasting = dump_function(function)
+        if not lasting:
+            return parcel
+        name = self.known[function] = self.crew.know(parcel)
         return name
 
     def apply(self, function, args, kwds, options):

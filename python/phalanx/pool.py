@@ -48,6 +48,11 @@ _INNER = (
 )
 
 
+def __getattr__(name):
+    # The stock module's other names.
+    return getattr(_stock, name)
+
+
 def _cpu_count():
     count = getattr(os, "process_cpu_count", None) or os.cpu_count
     return count() or 1

@@ -883,6 +883,12 @@ impl Lot {
         self.view.with_result(index as u32, f)
     }
 
+    /// Takes the result of a task whose result has a block of its own: once.
+    #[must_use]
+    pub fn take_block(&self, index: usize) -> Option<Message> {
+        self.view.take_block(index as u32)
+    }
+
     /// A task's arguments, as they were submitted.
     #[must_use]
     pub fn args(&self, index: usize) -> &[u8] {

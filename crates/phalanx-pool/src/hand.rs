@@ -1,6 +1,7 @@
 //! The side of a crew's worker: take a range, run task after task, tell.
 
 use phalanx_channel::{Message, RawQueue};
+use phalanx_channel::{Loan, Message, RawQueue};
 use phalanx_prim::{AtomicBool, Ordering, clock, points};
 use phalanx_shm::{Arena, BlockRef, Held, Patience, WaitError};
 use phalanx_sync::Object;
@@ -327,6 +328,50 @@ impl CrewWorker {
             lot.commit(index, end, bytes, handles, &mut self.chunk)?;
             claim.uncounted += 1;
         }
+        let Some(claim) = self.claim else {
+            return Ok(());
+        };
+        points::point("crew.ran");
+        self.disarm(claim);
+        if end == End::Error && claim.lot.may_retry(index) {
+            self.again(claim.lot, index);
+        } else {
+            claim
+                .lot
+                .commit(index, end, bytes, handles, &mut self.chunk)?;
+            self.committed();
+        }
+        self.account();
+        Ok(())
+    }
+
+    /// As [`finish`](Self::finish), with bytes that lie in a block already.
+    pub fn finish_with(&mut self, index: u32, end: End, loan: Loan) {
+        let Some(claim) = self.claim else {
+            return;
+        };
+        points::point("crew.ran");
+        self.disarm(claim);
+        claim.lot.commit_block(index, end, loan);
+        self.committed();
+        self.account();
+    }
+
+    /// First: what is committed in time must not be killed for.
+    fn disarm(&self, claim: Claim) {
+        if claim.timeout_ns != 0 {
+            self.seat().deadline_ns.store(0, Ordering::SeqCst);
+        }
+    }
+
+    fn committed(&mut self) {
+        if let Some(claim) = self.claim.as_mut() {
+            claim.uncounted += 1;
+        }
+    }
+
+    fn account(&mut self) {
+        let seat = self.board.seat(self.number);
         let now = clock::now_ns();
         let took = now.saturating_sub(self.clock_ns);
         seat.busy_ns.store(

@@ -452,12 +452,37 @@ impl LotView {
             loan.copy_from_slice(bytes);
             self.note_block(item, loan.into_block(), true);
             flags = OWNS | APART;
+            self.commit_block(index, end, loan);
+            return Ok(());
         }
         item.result_len.store(bytes.len() as u64, Ordering::Relaxed);
         points::point("crew.result-stored");
         item.word.store(end as u32 | flags, Ordering::Release);
         points::point("crew.committed");
         Ok(())
+    }
+
+    /// As [`commit`](Self::commit), with a block of its own.
+    pub(crate) fn commit_block(self, index: u32, end: End, loan: Loan) {
+        let item = self.item(index);
+        let len = loan.len() as u64;
+        self.note_block(item, loan.into_block(), true);
+        item.result_len.store(len, Ordering::Relaxed);
+        points::point("crew.result-stored");
+        item.word
+            .store(end as u32 | OWNS | APART, Ordering::Release);
+        points::point("crew.committed");
+    }
+
+    /// Takes the block of a result that has one of its own; the caller's process holds it then.
+    pub(crate) fn take_block(self, index: u32) -> Option<Message> {
+        let item = self.item(index);
+        if item.word.load(Ordering::Acquire) & APART == 0 {
+            return None;
+        }
+        let block = BlockRef::from_bits(item.block.swap(0, Ordering::AcqRel))?;
+        self.arena.seize(block, current_slot());
+        Some(Message::from_block(self.arena, block))
     }
 
     fn note_block(self, item: &Item, block: BlockRef, fresh: bool) {

@@ -46,6 +46,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     hot::register(module)?;
     manager_store::register(module)?;
     message::register(module)?;
+    payload::register(module)?;
     pool::register(module)?;
     queue::register(module)?;
     queue_local::register(module)?;

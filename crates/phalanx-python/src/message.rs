@@ -303,7 +303,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// Writes an object into the arena.
     #[new]
-    fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+    pub(crate) fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = object.py();
         let arena = session().map_err(raise)?;
         let (pickled, objects) = collect(|| pickle::dump(object));
@@ -345,7 +345,7 @@ fn open_shared(py: Python<'_>, bits: u64, with_handles: bool) -> PyResult<Bound<
     open_kept(py, &Kept::from_held(held))
 }
 
-fn open_kept<'py>(py: Python<'py>, kept: &Kept) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn open_kept<'py>(py: Python<'py>, kept: &Kept) -> PyResult<Bound<'py, PyAny>> {
     match Private::new(kept) {
         Ok(private) => {
             let whole = Arc::new(Whole::Copied(private));

@@ -55,6 +55,160 @@ pub(crate) fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()
     let view = pyo3::buffer::PyBuffer::<u8>::get(&view)?;
     out.extend_from_slice(&view.to_vec(py)?);
     Ok(())
+//!
+//! What [`message`] makes of an object; large ones are blocks of their own, named by `S`, their number and whether they carry
+//! handles. A hold on such a block travels with the lot.
+
+use std::collections::HashMap;
+
+use phalanx_channel::{Kept, Loan, Message};
+use phalanx_shm::{Arena, Held, Kind, session};
+use phalanx_sync::handle::receive;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+
+use crate::door::raise;
+use crate::message::{self, Encoded, Shared};
+
+const APART: u8 = b'S';
+/// Arrays from here on are written once for all tasks of a call.
+const SHARED_FROM: usize = 256 * 1024;
+
+/// Writes objects one after the other.
+pub(crate) struct Packer {
+    arena: &'static Arena,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) holds: Vec<Held>,
+    small: Vec<u8>,
+    /// Arrays that were written for another task of the call, by address: the caller keeps them alive.
+    shared: HashMap<usize, Py<Shared>>,
+}
+
+impl Packer {
+    pub(crate) fn new() -> PyResult<Self> {
+        Ok(Self {
+            arena: session().map_err(raise)?,
+            bytes: Vec::new(),
+            holds: Vec::new(),
+            small: Vec::new(),
+            shared: HashMap::new(),
+        })
+    }
+
+    /// Appends an object.
+    ///
+    /// # Errors
+    ///
+    /// What pickling raises; `MemoryError`.
+    pub(crate) fn pack(&mut self, object: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = object.py();
+        match message::encode(self.arena, object, &mut self.small)? {
+            Encoded::Small => self.bytes.extend_from_slice(&self.small),
+            Encoded::Bytes(tag, object) => {
+                self.bytes.push(tag);
+                message::with_bytes_of(object.bind(py), |bytes| {
+                    self.bytes.extend_from_slice(bytes);
+                })?;
+            }
+            Encoded::Placed(loan) => self.name(loan)?,
+        }
+        Ok(())
+    }
+
+    fn name(&mut self, loan: Loan) -> PyResult<()> {
+        let Ok(kept) = loan.into_message().keep().map_err(raise)? else {
+            return Err(PyRuntimeError::new_err("a block that is none"));
+        };
+        let held = kept.into_held();
+        let kind = self.arena.kind_of(held.block());
+        self.bytes.push(APART);
+        self.bytes.push(u8::from(kind == Some(Kind::Message)));
+        self.bytes
+            .extend_from_slice(&held.block().to_bits().to_le_bytes());
+        self.holds.push(held);
+        Ok(())
+    }
+
+    /// Puts in place of a large array what stands for it, written once however often it comes in this call.
+    pub(crate) fn broadcast<'py>(
+        &mut self,
+        object: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if !is_large_array(object) {
+            return Ok(object.clone());
+        }
+        let py = object.py();
+        let at = object.as_ptr() as usize;
+        if let Some(shared) = self.shared.get(&at) {
+            return Ok(shared.bind(py).clone().into_any());
+        }
+        let shared = Bound::new(py, Shared::new(object)?)?;
+        self.shared.insert(at, shared.clone().unbind());
+        Ok(shared.into_any())
+    }
+
+    /// As [`broadcast`](Self::broadcast), for the elements of a list of arguments.
+    pub(crate) fn broadcast_all<'py>(
+        &mut self,
+        args: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Ok(tuple) = args.cast_exact::<PyTuple>() else {
+            return Ok(args.clone());
+        };
+        if !tuple.iter_borrowed().any(|arg| is_large_array(&arg)) {
+            return Ok(args.clone());
+        }
+        let list = PyList::empty(args.py());
+        for arg in tuple {
+            list.append(self.broadcast(&arg)?)?;
+        }
+        Ok(list.to_tuple().into_any())
+    }
+}
+
+fn is_large_array(object: &Bound<'_, PyAny>) -> bool {
+    let class = object.get_type();
+    // Plain values are asked most often.
+    if class.module().is_ok_and(|module| module == "builtins") {
+        return false;
+    }
+    class
+        .fully_qualified_name()
+        .is_ok_and(|name| name == "numpy.ndarray")
+        && object
+            .getattr("nbytes")
+            .and_then(|bytes| bytes.extract::<usize>())
+            .is_ok_and(|bytes| bytes >= SHARED_FROM)
+}
+
+/// An object ready to be sent with many lots.
+#[pyclass(frozen, module = "phalanx._engine")]
+pub(crate) struct Parcel {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) holds: Vec<Held>,
+}
+
+#[pymethods]
+impl Parcel {
+    #[new]
+    fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let mut packer = Packer::new()?;
+        packer.pack(object)?;
+        Ok(Self {
+            bytes: packer.bytes,
+            holds: packer.holds,
+        })
+    }
+
+    /// The object again, as a worker gets it.
+    fn open<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        decode(py, &self.bytes)
+    }
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Parcel>()
 }
 
 /// Makes an object of bytes.
@@ -64,4 +218,28 @@ pub(crate) fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()
 /// What unpickling raises.
 pub(crate) fn decode<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     tools(py)?.loads.bind(py).call1((PyBytes::new(py, bytes),))
+/// What unpickling raises; `MemoryError`.
+pub(crate) fn decode<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let Some((&APART, rest)) = bytes.split_first() else {
+        return message::decode_small(py, bytes);
+    };
+    let torn = || PyRuntimeError::new_err("these bytes are no arguments of a task");
+    let (with_handles, bits) = rest.split_first().ok_or_else(torn)?;
+    let bits = u64::from_le_bytes(bits.try_into().map_err(|_| torn())?);
+    let kind = if *with_handles == 1 {
+        Kind::Message
+    } else {
+        Kind::Bytes
+    };
+    let held = receive(kind, bits).map_err(PyRuntimeError::new_err)?;
+    message::open_kept(py, &Kept::from_held(held))
+}
+
+/// Makes an object of the block of a result, which is the caller's.
+///
+/// # Errors
+///
+/// What unpickling raises; `MemoryError`.
+pub(crate) fn decode_block(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyAny>> {
+    message::decode(py, message)
 }

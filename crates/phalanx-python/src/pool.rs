@@ -12,6 +12,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::door::{Timeout, blocking};
 use crate::payload;
+use crate::payload::{self, Packer, Parcel};
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Crew>()?;
@@ -72,6 +73,25 @@ impl Crew {
             spec.bytes.extend_from_slice(bytes);
         }
         let lot = self.crew.submit(&spec, &[]).map_err(refuse)?;
+    fn send(
+        &self,
+        function: &Bound<'_, PyAny>,
+        mut spec: LotSpec,
+        packer: Packer,
+    ) -> PyResult<Lot> {
+        let Packer {
+            bytes, mut holds, ..
+        } = packer;
+        spec.bytes = bytes;
+        if let Ok(parcel) = function.cast::<Parcel>() {
+            let parcel = parcel.get();
+            spec.function_span = (spec.bytes.len(), parcel.bytes.len());
+            spec.bytes.extend_from_slice(&parcel.bytes);
+            holds.extend(parcel.holds.iter().cloned());
+        } else {
+            spec.function = function.extract()?;
+        }
+        let lot = self.crew.submit(&spec, &holds).map_err(refuse)?;
         Ok(Lot { lot: Arc::new(lot) })
     }
 }
@@ -98,6 +118,8 @@ impl Crew {
     /// Keeps a pickled function for the crew's life; returns its name.
     fn know(&self, bytes: &[u8]) -> PyResult<u64> {
         self.crew.know(bytes, &[]).map_err(refuse)
+    fn know(&self, parcel: &Parcel) -> PyResult<u64> {
+        self.crew.know(&parcel.bytes, &parcel.holds).map_err(refuse)
     }
 
     /// Submits one call.
@@ -117,6 +139,16 @@ impl Crew {
     }
 
     /// Submits a call per item. Items that cannot be encoded are returned with their exceptions, and `None` submitted.
+        let mut packer = Packer::new()?;
+        let args = packer.broadcast_all(args)?;
+        let both = PyTuple::new(args.py(), [&args, kwds])?;
+        packer.bytes.push(CALL_ALL);
+        packer.pack(both.as_any())?;
+        spec.spans.push((0, packer.bytes.len()));
+        self.send(function, spec, packer)
+    }
+
+    /// Submits a call per item of a list.
     fn map(
         &self,
         function: &Bound<'_, PyAny>,
@@ -134,6 +166,20 @@ impl Crew {
             spec.spans.push((at, spec.bytes.len() - at));
         }
         self.send(function, spec)
+        let mut packer = Packer::new()?;
+        let how = if star { CALL_STAR } else { CALL_ONE };
+        for item in items.iter() {
+            let at = packer.bytes.len();
+            packer.bytes.push(how);
+            let item = if star {
+                packer.broadcast_all(&item)?
+            } else {
+                packer.broadcast(&item)?
+            };
+            packer.pack(&item)?;
+            spec.spans.push((at, packer.bytes.len() - at));
+        }
+        self.send(function, spec, packer)
     }
 
     /// Watches a worker that was started under a number.
@@ -215,6 +261,18 @@ impl Crew {
     }
 }
 
+/// Makes the object of a task that ended with a value. What was large is the caller's from then on: once only.
+pub(crate) fn value_of<'py>(
+    py: Python<'py>,
+    lot: &phalanx_pool::Lot,
+    index: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    match lot.take_block(index) {
+        Some(message) => payload::decode_block(py, message),
+        None => lot.with_result(index, |bytes| payload::decode(py, bytes)),
+    }
+}
+
 /// Tasks that were submitted together.
 #[pyclass(frozen, weakref, module = "phalanx._engine")]
 pub(crate) struct Lot {
@@ -291,6 +349,7 @@ impl Lot {
         self.check(index)?;
         self.lot
             .with_result(index, |bytes| payload::decode(py, bytes))
+        value_of(py, &self.lot, index)
     }
 
     /// The bytes of a task's end: an error, a report.

@@ -151,6 +151,7 @@ impl Stream {
             let end = lot.end_of(index).unwrap_or(End::Terminated);
             let value = if end == End::Value {
                 lot.with_result(index, |bytes| payload::decode(py, bytes))
+                pool::value_of(py, &lot, index)
             } else {
                 Ok(lot
                     .with_result(index, |bytes| PyBytes::new(py, bytes))

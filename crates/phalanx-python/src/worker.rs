@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
+use phalanx_channel::Loan;
 use phalanx_pool::{CrewWorker, End, Leaving, Work};
 use phalanx_shm::{BlockRef, session};
 use phalanx_sys::event::EventFd;
@@ -14,6 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::door::{Timeout, blocking, raise};
+use crate::message::{self, Encoded};
 use crate::payload;
 use crate::pool::{CALL_ALL, CALL_STAR};
 
@@ -185,6 +187,8 @@ impl Hand {
                 drop(value);
                 self.tell(py, index, End::Value, &out, fail)
             }
+        match self.send(py, index, &value) {
+            Ok(()) => Ok(()),
             Err(error) => {
                 let bytes = failure(py, fail, &error, Some(&value))?;
                 self.tell(py, index, End::Error, bytes.as_bytes(), fail)
@@ -192,6 +196,30 @@ impl Hand {
         };
         self.out = out;
         told
+        }
+    }
+
+    fn send(&mut self, py: Python<'_>, index: u32, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let arena = session().map_err(raise)?;
+        let loan = match message::encode(arena, value, &mut self.out)? {
+            Encoded::Small => {
+                return self
+                    .worker
+                    .finish(index, End::Value, &self.out, &[])
+                    .map_err(raise);
+            }
+            Encoded::Bytes(tag, object) => {
+                message::with_bytes_of(object.bind(py), |bytes| -> PyResult<Loan> {
+                    let mut loan = Loan::new(arena, bytes.len() + 1, &[]).map_err(raise)?;
+                    loan[0] = tag;
+                    message::copy(py, bytes, &mut loan[1..]);
+                    Ok(loan)
+                })??
+            }
+            Encoded::Placed(loan) => loan,
+        };
+        self.worker.finish_with(index, End::Value, loan);
+        Ok(())
     }
 
     fn call<'py>(
