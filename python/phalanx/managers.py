@@ -11,6 +11,7 @@ the calling process; and a stock proxy that is put into one keeps what it stands
 import io as _io
 import multiprocessing.managers as _stock
 import operator as _operator
+import sys as _sys
 from multiprocessing.managers import *  # noqa: F403
 from multiprocessing.reduction import ForkingPickler as _ForkingPickler
 
@@ -408,9 +409,9 @@ def _start(self, *args, **kwargs):
 def _current(entry):
     """Return an entry of a registry with the class that its name means by now: a new process looks it up by name."""
     kind = entry[0]
-    if getattr(kind, "__module__", None) in ("queue", "threading"):
-        module = __import__(kind.__module__)
-        return (getattr(module, kind.__qualname__, kind), *entry[1:])
+    module = getattr(kind, "__module__", None) or ""
+    if module in ("queue", "threading") or module.startswith("multiprocessing."):
+        return (getattr(_sys.modules.get(module), getattr(kind, "__qualname__", ""), kind), *entry[1:])
     return entry
 
 

@@ -341,8 +341,8 @@ made = queue.Queue, threading.Event
 Mine.register("event", threading.Event)
 Mine.register("queue", queue.Queue)
 import phalanx; phalanx.install()
-assert (queue.Queue, threading.Event) != made
 if __name__ == "__main__":
+    assert (queue.Queue, threading.Event) != made
     for method in ("fork", "spawn"):
         with Mine(ctx=multiprocessing.get_context(method)) as manager:
             event, queue = manager.event(), manager.queue()
