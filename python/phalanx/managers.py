@@ -11,14 +11,16 @@ the calling process; and a stock proxy that is put into one keeps what it stands
 import io as _io
 import multiprocessing.managers as _stock
 import operator as _operator
+import sys as _sys
 from multiprocessing.managers import *  # noqa: F403
 from multiprocessing.reduction import ForkingPickler as _ForkingPickler
 
-from phalanx import _engine
+from phalanx import _engine, _install
 
 __all__ = list(_stock.__all__)
 
 _BaseProxy, _SyncManager = _stock.BaseProxy, _stock.SyncManager
+_stock_start = _stock.BaseManager.start
 _missing = object()
 
 
@@ -353,9 +355,10 @@ class SyncManager(_SyncManager):
     """A manager whose dicts, lists, values and namespaces are in shared memory."""
 
     def start(self, *args, **kwargs):
+        # Children get their place in the tree, also when nobody called `install()`.
+        _install.hook()
         # Somebody who names an address expects clients that are not of this tree.
         ours = self._address is None and self._serializer == "pickle"
-        self._registry = {name: _current(entry) for name, entry in self._registry.items()}
         super().start(*args, **kwargs)
         self._in_memory = ours
 
@@ -398,12 +401,17 @@ class SyncManager(_SyncManager):
         return made
 
 
+def _start(self, *args, **kwargs):
+    self._registry = {name: _current(entry) for name, entry in self._registry.items()}
+    _stock_start(self, *args, **kwargs)
+
+
 def _current(entry):
     """Return an entry of a registry with the class that its name means by now: a new process looks it up by name."""
     kind = entry[0]
-    if getattr(kind, "__module__", None) in ("queue", "threading"):
-        module = __import__(kind.__module__)
-        return (getattr(module, kind.__qualname__, kind), *entry[1:])
+    module = getattr(kind, "__module__", None) or ""
+    if module in ("queue", "threading") or module.startswith("multiprocessing."):
+        return (getattr(_sys.modules.get(module), getattr(kind, "__qualname__", ""), kind), *entry[1:])
     return entry
 
 
@@ -414,4 +422,8 @@ def Manager(ctx=None):
     return made
 
 
-PATCHES = [("multiprocessing.managers", "SyncManager", SyncManager)]
+PATCHES = [
+    ("multiprocessing.managers", "SyncManager", SyncManager),
+    # Classes that were registered before they were replaced.
+    ("multiprocessing.managers:BaseManager", "start", _start),
+]
