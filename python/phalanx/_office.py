@@ -15,7 +15,6 @@ import types
 from multiprocessing import pool as _stock
 from multiprocessing import process, reduction, util
 
-from phalanx import _engine
 from phalanx import _engine, _install
 from phalanx.errors import (
     PhalanxError,
@@ -65,11 +64,6 @@ def _main_is_nameless():
 
 
 def dump_function(function):
-    """Return the bytes of a function, and whether they name it (so that they can be kept)."""
-    if type(function) is types.FunctionType and function.__module__ == "__main__" and _main_is_nameless():
-        return bytes(reduction.ForkingPickler.dumps(by_value(function), 5)), False
-    try:
-        data = bytes(reduction.ForkingPickler.dumps(function, 5))
     """Pack a function; tell whether what was packed names it (so that it can be kept)."""
     if type(function) is types.FunctionType and function.__module__ == "__main__" and _main_is_nameless():
         return _engine.Parcel(by_value(function)), False
@@ -82,8 +76,6 @@ def dump_function(function):
             value = None
         if value is None:
             raise
-        return bytes(reduction.ForkingPickler.dumps(value, 5)), False
-    return data, isinstance(function, (types.FunctionType, types.BuiltinFunctionType, type))
         return _engine.Parcel(value), False
     return parcel, isinstance(function, (types.FunctionType, types.BuiltinFunctionType, type)) and getattr(function, "__self__", None) is None
 
@@ -249,14 +241,6 @@ class Office:
             return self.known[function]
         except (KeyError, TypeError):
             pass
-        data, lasting = dump_function(function)
-        if not lasting:
-            return data
-        name = self.crew.know(data)
-        try:
-            self.known[function] = name
-        except TypeError:
-            return data
         parcel, lasting = dump_function(function)
         if not lasting:
             return parcel

@@ -1,6 +1,5 @@
 //! The side of a crew's worker: take a range, run task after task, tell.
 
-use phalanx_channel::{Message, RawQueue};
 use phalanx_channel::{Loan, Message, RawQueue};
 use phalanx_prim::{AtomicBool, Ordering, clock, points};
 use phalanx_shm::{Arena, BlockRef, Held, Patience, WaitError};
@@ -312,22 +311,6 @@ impl CrewWorker {
         bytes: &[u8],
         handles: &[Held],
     ) -> Result<(), phalanx_shm::AllocError> {
-        let Some(claim) = self.claim.as_mut() else {
-            return Ok(());
-        };
-        points::point("crew.ran");
-        let seat = self.board.seat(self.number);
-        if claim.timeout_ns != 0 {
-            // First: what is committed in time must not be killed for.
-            seat.deadline_ns.store(0, Ordering::SeqCst);
-        }
-        let lot = claim.lot;
-        if end == End::Error && lot.may_retry(index) {
-            self.again(lot, index);
-        } else {
-            lot.commit(index, end, bytes, handles, &mut self.chunk)?;
-            claim.uncounted += 1;
-        }
         let Some(claim) = self.claim else {
             return Ok(());
         };
@@ -382,7 +365,6 @@ impl CrewWorker {
             .store(seat.tasks.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         self.clock_ns = now;
         self.announce(took, now);
-        Ok(())
     }
 
     fn announce(&mut self, took: u64, now: u64) {

@@ -7,10 +7,10 @@
 mod crew;
 mod engine;
 mod error;
-mod hand;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzed;
+mod hand;
 mod handle;
 mod lot;
 mod map;

@@ -450,8 +450,6 @@ impl LotView {
         } else {
             let mut loan = Loan::new(self.arena, bytes.len(), handles)?;
             loan.copy_from_slice(bytes);
-            self.note_block(item, loan.into_block(), true);
-            flags = OWNS | APART;
             self.commit_block(index, end, loan);
             return Ok(());
         }

@@ -11,7 +11,6 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::door::{Timeout, blocking};
-use crate::payload;
 use crate::payload::{self, Packer, Parcel};
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -64,15 +63,6 @@ impl Crew {
         Arc::clone(&self.crew)
     }
 
-    fn send(&self, function: &Bound<'_, PyAny>, mut spec: LotSpec) -> PyResult<Lot> {
-        if let Ok(name) = function.extract::<u64>() {
-            spec.function = name;
-        } else {
-            let bytes = function.cast::<PyBytes>()?.as_bytes();
-            spec.function_span = (spec.bytes.len(), bytes.len());
-            spec.bytes.extend_from_slice(bytes);
-        }
-        let lot = self.crew.submit(&spec, &[]).map_err(refuse)?;
     fn send(
         &self,
         function: &Bound<'_, PyAny>,
@@ -116,8 +106,6 @@ impl Crew {
     }
 
     /// Keeps a pickled function for the crew's life; returns its name.
-    fn know(&self, bytes: &[u8]) -> PyResult<u64> {
-        self.crew.know(bytes, &[]).map_err(refuse)
     fn know(&self, parcel: &Parcel) -> PyResult<u64> {
         self.crew.know(&parcel.bytes, &parcel.holds).map_err(refuse)
     }
@@ -131,14 +119,6 @@ impl Crew {
         options: Options,
     ) -> PyResult<Lot> {
         let mut spec = options.spec();
-        let both = PyTuple::new(args.py(), [args, kwds])?;
-        spec.bytes.push(CALL_ALL);
-        payload::encode(both.as_any(), &mut spec.bytes)?;
-        spec.spans.push((0, spec.bytes.len()));
-        self.send(function, spec)
-    }
-
-    /// Submits a call per item. Items that cannot be encoded are returned with their exceptions, and `None` submitted.
         let mut packer = Packer::new()?;
         let args = packer.broadcast_all(args)?;
         let both = PyTuple::new(args.py(), [&args, kwds])?;
@@ -158,14 +138,6 @@ impl Crew {
     ) -> PyResult<Lot> {
         let mut spec = options.spec();
         spec.spans.reserve(items.len());
-        let how = if star { CALL_STAR } else { CALL_ONE };
-        for item in items.iter() {
-            let at = spec.bytes.len();
-            spec.bytes.push(how);
-            payload::encode(&item, &mut spec.bytes)?;
-            spec.spans.push((at, spec.bytes.len() - at));
-        }
-        self.send(function, spec)
         let mut packer = Packer::new()?;
         let how = if star { CALL_STAR } else { CALL_ONE };
         for item in items.iter() {
@@ -347,8 +319,6 @@ impl Lot {
     /// The value of a task that ended with one.
     fn value<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Bound<'py, PyAny>> {
         self.check(index)?;
-        self.lot
-            .with_result(index, |bytes| payload::decode(py, bytes))
         value_of(py, &self.lot, index)
     }
 

@@ -9,7 +9,6 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use crate::door::{Timeout, blocking};
-use crate::payload;
 use crate::pool;
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -150,7 +149,6 @@ impl Stream {
         for (lot, index) in found {
             let end = lot.end_of(index).unwrap_or(End::Terminated);
             let value = if end == End::Value {
-                lot.with_result(index, |bytes| payload::decode(py, bytes))
                 pool::value_of(py, &lot, index)
             } else {
                 Ok(lot

@@ -179,23 +179,12 @@ impl Hand {
                 return self.tell(py, index, End::Error, bytes.as_bytes(), fail);
             }
         };
-        self.out.clear();
-        let mut out = std::mem::take(&mut self.out);
-        let told = match payload::encode(&value, &mut out) {
-            Ok(()) => {
-                // Before others are told: what the result refers to dies here.
-                drop(value);
-                self.tell(py, index, End::Value, &out, fail)
-            }
         match self.send(py, index, &value) {
             Ok(()) => Ok(()),
             Err(error) => {
                 let bytes = failure(py, fail, &error, Some(&value))?;
                 self.tell(py, index, End::Error, bytes.as_bytes(), fail)
             }
-        };
-        self.out = out;
-        told
         }
     }
 

@@ -89,7 +89,7 @@ impl Mirror {
 /// the child still has it.
 pub(crate) fn freeze(child: u16) -> Frozen {
     let arena = session_if_any();
-    let mut mine = arena.map(|arena| arena.mirror.open());
+    let mut mine = arena.map(|arena| arena.mirror().open());
     if child != 0
         && let (Some(arena), Some(mine)) = (arena, mine.as_mut())
     {
@@ -122,8 +122,6 @@ impl Frozen {
         mine.building = slot;
         Some(slot)
     }
-pub(crate) fn freeze() -> impl Sized + 'static {
-    session_if_any().map(|arena| arena.mirror().open())
 }
 
 /// A hold of this process on an object. Dropping it gives the hold back; the last one destroys the object.
