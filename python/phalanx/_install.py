@@ -12,6 +12,7 @@ from phalanx import _engine
 # In this order: parents before those who derive from them.
 _MODULES: list[str] = [
     "phalanx.pool",
+    "phalanx.futures",
 ]
 
 # In this order: parents before those who derive from them.
@@ -24,6 +25,7 @@ _MODULES: list[str] = [
     "phalanx.shared_memory",
     "phalanx.connection",
     "phalanx.pool",
+    "phalanx.futures",
     "phalanx.managers",
     "phalanx.pool",
 ]

@@ -85,9 +85,9 @@ def dump_function(function):
 
 def dump_failure(error, unsendable, wrap):
     """Make the bytes of a task's exception."""
-    if unsendable is not None:
+    if unsendable is not None and wrap != 2:
         error = _stock.MaybeEncodingError(error, unsendable)
-    elif not isinstance(error, Exception):
+    elif not isinstance(error, Exception) and wrap != 2:
         text = f"the task raised {type(error).__name__}: {error}" if str(error) else f"the task raised {type(error).__name__}"
         code = getattr(error, "code", None)
         plain = code if isinstance(code, (int, str, type(None))) else repr(code)
@@ -96,7 +96,11 @@ def dump_failure(error, unsendable, wrap):
         error = exited
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     sent = error
-    if wrap and unsendable is None:
+    if wrap == 2:
+        from concurrent.futures.process import _ExceptionWithTraceback
+
+        sent = _ExceptionWithTraceback(error, error.__traceback__)
+    elif wrap and unsendable is None:
         sent = _stock.ExceptionWithTraceback(error, error.__traceback__)
     name, said = type(error).__qualname__, _safe(str, error)
     try:
@@ -209,7 +213,7 @@ def work(desk, number, threads, initializer, initargs, most, wrap, memory_limit)
 class Office:
     """The workers of one pool and the thread that oversees them. Knows nothing of the pool itself, so that it can be collected."""
 
-    def __init__(self, ctx, make_process, workers, *, threads=1, initializer=None, initargs=(), most=0, wrap=True, memory_limit=None, staff=None):
+    def __init__(self, ctx, make_process, workers, *, threads=1, initializer=None, initargs=(), most=0, wrap=True, memory_limit=None, staff=None, roll=None, daemon=True):
         self.ctx = ctx
         self.make_process = make_process
         self.target = workers
@@ -218,6 +222,10 @@ class Office:
         self.crew = _engine.Crew(workers, threads)
         self.desk = Desk(*self.crew.token())
         self.staff = [] if staff is None else staff
+        # Processes by their ids.
+        self.roll = {} if roll is None else roll
+        self.daemon = daemon
+        self.on_death = None
         self.workers = {}
         self.lock = threading.RLock()
         self.state = OPEN
@@ -304,8 +312,9 @@ class Office:
             target=work,
             args=(self.desk, number, self.threads, *self.orders),
         )
-        worker.name = worker.name.replace("Process", "PoolWorker")
-        worker.daemon = True
+        if self.daemon:
+            worker.name = worker.name.replace("Process", "PoolWorker")
+            worker.daemon = True
         config = process.current_process()._config
         daemon = config.get("daemon")
         # A worker of ours may have workers of its own: they end with it.
@@ -319,7 +328,9 @@ class Office:
         self.workers[number] = worker
         self.staff.append(worker)
         # A context may make processes of its own kind.
-        self.crew.hired(number, getattr(worker, "pid", None) or 0)
+        pid = getattr(worker, "pid", None) or 0
+        self.roll[pid] = worker
+        self.crew.hired(number, pid)
         util.debug("added worker")
 
     # -- overseeing --
@@ -337,6 +348,10 @@ class Office:
         with self.lock:
             if worker in self.staff:
                 self.staff.remove(worker)
+            self.roll.pop(worker.pid, None)
+        if exitcode and not killed and ready and self.on_death is not None and self.state != TERMINATED:
+            _run(lambda: self.on_death(exitcode))
+            return
         if had_task or killed or (ready and exitcode == 0):
             self.barren = 0
             return
@@ -379,6 +394,11 @@ class Office:
                 then = self.listeners.pop(what, None)
                 if then is not None:
                     _run(then)
+
+    def dismiss_unstarted(self):
+        """No worker was ever started, and none will be."""
+        self.state = TERMINATED
+        self.crew.dismiss()
 
     def close(self):
         with self.lock:

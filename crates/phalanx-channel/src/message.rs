@@ -124,7 +124,9 @@ impl Loan {
         })
     }
 
-    pub(crate) fn block(&self) -> BlockRef {
+    /// Names the block.
+    #[must_use]
+    pub fn block(&self) -> BlockRef {
         self.block
     }
 

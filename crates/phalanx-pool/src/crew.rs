@@ -892,7 +892,7 @@ impl Lot {
     /// A task's arguments, as they were submitted.
     #[must_use]
     pub fn args(&self, index: usize) -> &[u8] {
-        self.view.args(index as u32)
+        self.view.args(index as u32, self.view.payload())
     }
 
     /// How often a task was begun.

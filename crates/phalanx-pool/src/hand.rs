@@ -45,6 +45,7 @@ struct Claim {
     uncounted: u32,
     streamed: bool,
     timeout_ns: u64,
+    payload: &'static [u8],
 }
 
 /// What a worker gets to do.
@@ -173,7 +174,7 @@ impl CrewWorker {
     }
 
     fn open(&mut self, lot: LotView, from: u32, to: u32, stolen: bool) {
-        self.chunk.restart(self.arena);
+        self.chunk.restart();
         self.claim = Some(Claim {
             lot,
             next: from,
@@ -182,6 +183,7 @@ impl CrewWorker {
             uncounted: 0,
             streamed: lot.has(STREAMED),
             timeout_ns: lot.timeout_ns(),
+            payload: lot.payload(),
         });
     }
 
@@ -296,7 +298,8 @@ impl CrewWorker {
     /// The arguments of a task that was begun.
     #[must_use]
     pub fn args(&self, index: u32) -> &[u8] {
-        self.claim.map_or(&[], |claim| claim.lot.args(index))
+        self.claim
+            .map_or(&[], |claim| claim.lot.args(index, claim.payload))
     }
 
     /// Tells how a task ended that was begun.
@@ -425,7 +428,7 @@ impl CrewWorker {
 
     fn close(&mut self) {
         self.count();
-        self.chunk.close(self.arena);
+        self.chunk.close();
         let streamed = self.claim.is_some_and(|claim| claim.streamed);
         self.claim = None;
         points::point("crew.told");

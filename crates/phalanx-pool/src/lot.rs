@@ -169,6 +169,8 @@ pub(crate) struct LotView {
     arena: &'static Arena,
     block: BlockRef,
     state: &'static LotState,
+    /// Looked up once: it does not change.
+    items: u32,
 }
 
 impl std::fmt::Debug for LotView {
@@ -211,11 +213,7 @@ impl LotView {
             padding: Default::default(),
         };
         let block = arena.emplace_with(state, items * size_of::<Item>() + behind)?;
-        let lot = Self {
-            arena,
-            block,
-            state: arena.view_held(block),
-        };
+        let lot = Self::of(arena, block);
         if let Some(loan) = payload {
             lot.state
                 .payload
@@ -237,19 +235,17 @@ impl LotView {
         let block = BlockRef::from_bits(bits)?;
         let state = arena.view::<LotState>(block).ok()?;
         let gone = state.word.load(Ordering::SeqCst) & GONE != 0;
-        (!gone).then_some(Self {
-            arena,
-            block,
-            state,
-        })
+        (!gone).then(|| Self::of(arena, block))
     }
 
     /// Looks at a lot that the caller knows to be there.
     pub(crate) fn of(arena: &'static Arena, block: BlockRef) -> Self {
+        let state: &LotState = arena.view_held(block);
         Self {
             arena,
             block,
-            state: arena.view_held(block),
+            state,
+            items: items_of(arena, block, state),
         }
     }
 
@@ -258,12 +254,7 @@ impl LotView {
     }
 
     pub(crate) fn len(self) -> u32 {
-        let room = self
-            .arena
-            .capacity_of(self.block)
-            .saturating_sub(size_of::<LotState>())
-            / size_of::<Item>();
-        self.state.items.load(Ordering::Relaxed).min(room as u32)
+        self.items
     }
 
     fn entry_at(self, index: u32) -> &'static Item {
@@ -324,13 +315,17 @@ impl LotView {
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
-    /// A task's arguments. Read only while the lot cannot be freed.
-    pub(crate) fn args(self, index: u32) -> &'static [u8] {
+    /// The arguments of all tasks. Read only while the lot cannot be freed.
+    pub(crate) fn payload(self) -> &'static [u8] {
+        self.slice(0, u64::MAX)
+    }
+
+    /// A task's part of the [`payload`](Self::payload).
+    pub(crate) fn args(self, index: u32, payload: &'static [u8]) -> &'static [u8] {
         let item = self.item(index);
-        self.slice(
-            item.at.load(Ordering::Relaxed),
-            item.len.load(Ordering::Relaxed),
-        )
+        let at = item.at.load(Ordering::Relaxed) as usize;
+        let len = item.len.load(Ordering::Relaxed) as usize;
+        payload.get(at..at.saturating_add(len)).unwrap_or(&[])
     }
 
     pub(crate) fn function(self) -> u64 {
@@ -443,7 +438,7 @@ impl LotView {
             item.result_at.store(at as u64, Ordering::Relaxed);
         } else if small {
             let fresh = chunk.make_room(self.arena, bytes.len())?;
-            let (block, at) = chunk.write(self.arena, bytes);
+            let (block, at) = chunk.write(bytes);
             item.result_at.store(at as u64, Ordering::Relaxed);
             self.note_block(item, block, fresh);
             flags = if fresh { OWNS } else { 0 };
@@ -527,7 +522,7 @@ impl LotView {
             item.result_len.store(0, Ordering::Relaxed);
             item.word.store(end as u32, Ordering::Release);
         }
-        chunk.close(self.arena);
+        chunk.close();
         true
     }
 
@@ -649,13 +644,18 @@ impl LotView {
     }
 }
 
-fn free_payloads(arena: &Arena, block: BlockRef) {
-    let state = arena.view_held::<LotState>(block);
+/// How many entries a lot has, never more than fit its block.
+fn items_of(arena: &Arena, block: BlockRef, state: &LotState) -> u32 {
     let room = arena
         .capacity_of(block)
         .saturating_sub(size_of::<LotState>())
         / size_of::<Item>();
-    let items = (state.items.load(Ordering::Relaxed) as usize).min(room);
+    state.items.load(Ordering::Relaxed).min(room as u32)
+}
+
+fn free_payloads(arena: &Arena, block: BlockRef) {
+    let state = arena.view_held::<LotState>(block);
+    let items = items_of(arena, block, state) as usize;
     for index in 0..items {
         let at = block.offset() + size_of::<LotState>() + index * size_of::<Item>();
         // SAFETY: as in `entry_at`.
@@ -680,9 +680,8 @@ const CHUNK_MOST: usize = 32 << 10;
 /// A block in which a worker gathers the results of tasks of one range. It belongs to the first of them.
 #[derive(Debug, Default)]
 pub(crate) struct Chunk {
-    block: Option<BlockRef>,
+    loan: Option<Loan>,
     used: usize,
-    room: usize,
     last: usize,
     /// A result lies in it, so it is the lot's.
     given: bool,
@@ -691,44 +690,41 @@ pub(crate) struct Chunk {
 impl Chunk {
     /// Returns `true` if the next result opens a new block.
     fn make_room(&mut self, arena: &'static Arena, len: usize) -> Result<bool, AllocError> {
-        if self.block.is_some() && self.used + len <= self.room {
+        if let Some(loan) = &self.loan
+            && self.used + len <= loan.len()
+        {
             return Ok(!self.given);
         }
-        self.close(arena);
+        self.close();
         let wanted = (self.last * 4).clamp(CHUNK_LEAST, CHUNK_MOST).max(len);
-        let loan = Loan::new(arena, wanted, &[])?;
-        self.room = wanted;
+        self.loan = Some(Loan::new(arena, wanted, &[])?);
         self.last = wanted;
         self.used = 0;
-        self.given = false;
-        self.block = Some(loan.into_block());
         Ok(true)
     }
 
-    fn write(&mut self, arena: &'static Arena, bytes: &[u8]) -> (BlockRef, usize) {
-        let Some(block) = self.block else {
+    fn write(&mut self, bytes: &[u8]) -> (BlockRef, usize) {
+        let Some(loan) = &mut self.loan else {
             unreachable!("made before it is written to");
         };
-        let mut message = std::mem::ManuallyDrop::new(Message::from_block(arena, block));
         let at = self.used;
-        message[at..at + bytes.len()].copy_from_slice(bytes);
+        loan[at..at + bytes.len()].copy_from_slice(bytes);
         self.used += bytes.len();
         self.given = true;
-        (block, at)
+        (loan.block(), at)
     }
 
     /// The range is over: no more results into this block.
-    pub(crate) fn close(&mut self, arena: &Arena) {
-        if let Some(block) = self.block.take()
-            && !self.given
+    pub(crate) fn close(&mut self) {
+        if let Some(loan) = self.loan.take()
+            && std::mem::take(&mut self.given)
         {
-            Message::discard(arena, block);
+            let _the_lots = loan.into_block();
         }
-        self.given = false;
     }
 
-    pub(crate) fn restart(&mut self, arena: &Arena) {
-        self.close(arena);
+    pub(crate) fn restart(&mut self) {
+        self.close();
         self.last = 0;
     }
 }

@@ -1,0 +1,307 @@
+"""``ProcessPoolExecutor``: the class of ``concurrent.futures`` on the pool's engine."""
+
+import os
+import threading
+import time
+import weakref
+from concurrent.futures import _base
+from concurrent.futures import process as _stock
+
+from phalanx import _engine
+from phalanx._office import BROKEN, CANCELLED, DIED, ENDED, NO_OPTIONS, OPEN, VALUE, Office
+from phalanx.errors import WorkerDiedError
+from phalanx.pool import _seconds
+
+__all__ = ["BrokenWorkerError", "ProcessPoolExecutor"]
+
+_StockExecutor = _stock.ProcessPoolExecutor
+BrokenProcessPool = _stock.BrokenProcessPool
+
+# A subclass that replaces one of these works on the stock executor's processes: it gets the stock executor.
+_INNER = (
+    "_start_executor_manager_thread",
+    "_adjust_process_count",
+    "_launch_processes",
+    "_spawn_process",
+)
+
+_ABRUPT = "A process in the process pool was terminated abruptly while the future was running or pending."
+_UNSET = "A child process terminated abruptly, the process pool is not usable anymore"
+
+
+class BrokenWorkerError(WorkerDiedError, BrokenProcessPool):
+    """The process that ran a future's call died."""
+
+
+class _Future(_base.Future):
+    _lot = None
+
+    def cancel(self):
+        lot = self._lot
+        if lot is not None and not self.done() and not lot.cancel(0, False):
+            return False
+        return super().cancel()
+
+    def running(self):
+        lot = self._lot
+        return super().running() or (lot is not None and not self.done() and lot.running(0))
+
+
+_offices = weakref.WeakSet()
+
+
+def _at_exit():
+    # As the stock executor: what was submitted is done before the interpreter ends.
+    for office in list(_offices):
+        if office.owner == os.getpid() and office.thread is not None:
+            office.close()
+            office.join()
+
+
+threading._register_atexit(_at_exit)
+
+
+def _make_process(ctx, *args, **kwds):
+    return ctx.Process(*args, **kwds)
+
+
+class ProcessPoolExecutor(_StockExecutor):
+    """Calls in worker processes, as futures.
+
+    Beyond ``concurrent.futures``: ``task_timeout``, ``retries``, ``memory_limit`` and ``threads_per_worker`` as in
+    :class:`phalanx.Pool`; and ``survive=True``: a worker that dies fails the future of the call it ran, with
+    :class:`BrokenWorkerError`, and the executor goes on with a new worker. Without it a death breaks the executor, as
+    in the standard library.
+    """
+
+    _office = None
+
+    def __init__(
+        self,
+        max_workers=None,
+        mp_context=None,
+        initializer=None,
+        initargs=(),
+        *,
+        survive=False,
+        task_timeout=None,
+        retries=0,
+        memory_limit=None,
+        threads_per_worker=1,
+        **more,
+    ):
+        super().__init__(max_workers, mp_context, initializer, initargs, **more)
+        mro = type(self).__mro__
+        if any(name in vars(cls) for cls in mro[: mro.index(ProcessPoolExecutor)] for name in _INNER):
+            return
+        # Ours needs none of these.
+        self._call_queue.close()
+        self._result_queue.close()
+        self._executor_manager_thread_wakeup.close()
+        self._survive = survive
+        self._options = _seconds(task_timeout), retries, 0, False
+        self._futures = set()
+        self._office = Office(
+            self._mp_context,
+            _make_process,
+            self._max_workers,
+            threads=threads_per_worker,
+            initializer=initializer,
+            initargs=initargs,
+            most=getattr(self, "_max_tasks_per_child", None) or 0,
+            wrap=2,
+            memory_limit=memory_limit,
+            roll=self._processes,
+            daemon=False,
+        )
+        this = weakref.ref(self)
+
+        def broke(error):
+            executor = this()
+            if executor is not None:
+                executor._break(str(error), error)
+
+        self._office.on_broken = broke
+        if not survive:
+            self._office.on_death = lambda exitcode: broke(_ABRUPT)
+        self._end = weakref.finalize(self, _finish, self._office)
+        self._end.atexit = False
+        _offices.add(self._office)
+
+    def submit(self, fn, /, *args, **kwargs):
+        if self._office is None:
+            return super().submit(fn, *args, **kwargs)
+        office = self._office
+        with self._shutdown_lock:
+            self._check()
+            future = _Future()
+            try:
+                lot = office.apply(fn, args, kwargs, self._options)
+            except Exception as error:
+                if office.state == OPEN and office.crew.broken() is None:
+                    # As a future that the stock executor could not send.
+                    future.set_running_or_notify_cancel()
+                    future.set_exception(error)
+                    return future
+                raise BrokenProcessPool(_UNSET) from error
+            future._lot = lot
+            self._futures.add(future)
+            futures = self._futures
+            office.listen(lot, lambda: _settle(office, future, lot, fn, futures))
+            return future
+
+    submit.__doc__ = _base.Executor.submit.__doc__
+
+    def _check(self):
+        if self._broken:
+            raise BrokenProcessPool(self._broken)
+        if self._shutdown_thread:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if _stock._global_shutdown:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        office = self._office
+        if office.crew.broken() is not None:
+            raise BrokenProcessPool(_UNSET)
+        if office.thread is None:
+            office.start()
+
+    def map(self, fn, *iterables, timeout=None, chunksize=1, **more):
+        if self._office is None or more:
+            return super().map(fn, *iterables, timeout=timeout, chunksize=chunksize, **more)
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        deadline = None if timeout is None else timeout + time.monotonic()
+        items = list(zip(*iterables))
+        office = self._office
+        together = chunksize if chunksize > 1 else 0
+        with self._shutdown_lock:
+            self._check()
+            error = None
+            stream = _engine.Stream(office.crew, True)
+            try:
+                seconds, retries, _, _ = self._options
+                stream.push(office.map(fn, items, True, (seconds, retries, together, True)))
+            except Exception as failure:
+                error = failure
+            stream.close()
+        return _results(weakref.ref(self), office, stream, fn, deadline, error)
+
+    map.__doc__ = _base.Executor.map.__doc__
+
+    def _break(self, text, cause=None):
+        with self._shutdown_lock:
+            if self._broken:
+                return
+            self._broken = text if isinstance(text, str) and text else _UNSET
+            self._shutdown_thread = True
+            futures = list(self._futures)
+            self._futures.clear()
+        for future in futures:
+            if not future.done():
+                error = BrokenProcessPool(_ABRUPT)
+                if isinstance(cause, BaseException):
+                    error.__cause__ = cause
+                _end_future(future, error)
+        self._office.terminate(broken=True)
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        if self._office is None:
+            return super().shutdown(wait, cancel_futures=cancel_futures)
+        with self._shutdown_lock:
+            self._cancel_pending_futures = cancel_futures
+            self._shutdown_thread = True
+        if cancel_futures:
+            for future in list(self._futures):
+                future.cancel()
+        office = self._office
+        if office.thread is None:
+            office.dismiss_unstarted()
+            return
+        office.close()
+        if wait:
+            office.join()
+
+    shutdown.__doc__ = _base.Executor.shutdown.__doc__
+
+
+def _finish(office):
+    """The executor is gone: what was submitted is done, then the workers go home."""
+    if office.owner == os.getpid():
+        office.close()
+
+
+def _end_future(future, error):
+    try:
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)
+    except _base.InvalidStateError:
+        pass
+
+
+def _settle(office, future, lot, fn, futures):
+    futures.discard(future)
+    if future.done():
+        if future.cancelled():
+            # Tell those who wait.
+            future.set_running_or_notify_cancel()
+        future._lot = None
+        return
+    try:
+        end = lot.end(0)
+        if end == VALUE:
+            value = lot.value(0)
+            if future.set_running_or_notify_cancel():
+                future.set_result(value)
+            return
+        error = _translate(end, office.failure(lot, 0, fn))
+    except Exception as failure:
+        error = failure
+    finally:
+        future._lot = None
+    _end_future(future, error)
+
+
+def _translate(end, error):
+    if end == DIED:
+        broken = BrokenWorkerError(*error.args)
+        broken.__dict__.update(error.__dict__)
+        return broken
+    if end in (ENDED, BROKEN):
+        broken = BrokenProcessPool(_ABRUPT)
+        broken.__cause__ = error if end == BROKEN else None
+        return broken
+    if end == CANCELLED:
+        return _base.CancelledError()
+    return error
+
+
+def _results(executor, office, stream, fn, deadline, error):
+    try:
+        if error is not None:
+            raise error
+        while True:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            batch = stream.take(left)
+            if batch is None:
+                return
+            if not batch:
+                raise _base.TimeoutError
+            batch.reverse()
+            while batch:
+                end, value = batch.pop()
+                if end == VALUE:
+                    yield value
+                elif end == 0:
+                    raise value
+                else:
+                    raise _translate(end, office.explain(end, value, fn))
+                del value
+    finally:
+        if office.owner == os.getpid():
+            stream.cancel(False)
+
+
+PATCHES = [
+    ("concurrent.futures.process", "ProcessPoolExecutor", ProcessPoolExecutor),
+    ("concurrent.futures", "ProcessPoolExecutor", ProcessPoolExecutor),
+]
