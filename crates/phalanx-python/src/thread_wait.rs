@@ -87,15 +87,12 @@ impl Sleeper {
     fn sleep(&self, patience: Patience) -> Result<(), WaitError> {
         // Relaxed: a hint.
         PARKS.fetch_add(1, Ordering::Relaxed);
-        let slept = self.sleep_until_notified(patience);
-        if slept.is_ok() && self.parks.load(Ordering::Relaxed) == PARKS.load(Ordering::Relaxed) {
-            self.be_courteous();
-        }
-        slept
-    }
-
-    fn sleep_until_notified(&self, patience: Patience) -> Result<(), WaitError> {
         if Spin::until(|| self.is_notified().then_some(())).is_some() {
+            // The notifier runs on another core at this moment. One who was woken by the kernel may be on its core instead, and
+            // has slept long enough.
+            if self.parks.load(Ordering::Relaxed) == PARKS.load(Ordering::Relaxed) {
+                self.be_courteous();
+            }
             return Ok(());
         }
         loop {
