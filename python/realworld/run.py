@@ -240,11 +240,19 @@ def sweep(leader: int, grace: float) -> list[str]:
 
 
 def mine(name: str) -> bool:
-    # Others may use the machine meanwhile; names of other users' blocks are not ours to judge.
+    """Tell whether a new name in /dev/shm was left by the program, and is not one that others use meanwhile."""
     try:
-        return os.stat(f"/dev/shm/{name}").st_uid == os.getuid() and name.startswith(("phalanx", "psm_", "sem.mp-", "sem.loky-"))
+        if os.stat(f"/dev/shm/{name}").st_uid != os.getuid():
+            return False
     except OSError:
         return False
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            if f"/dev/shm/{name}" in maps.read_text():
+                return False
+        except OSError:
+            continue
+    return name.startswith(("phalanx", "psm_", "sem.", "joblib", "torch_"))
 
 
 def plain(line: str, folder: Path) -> str:

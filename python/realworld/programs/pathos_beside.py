@@ -3,7 +3,7 @@
 import multiprocessing
 
 import multiprocess
-from pathos.multiprocessing import ProcessPool, ThreadPool
+from pathos.pools import ProcessPool, ThreadPool
 
 
 def twice(n):
