@@ -1,9 +1,15 @@
 //! `cargo xtask bench`: one program per table, from the workspace of its own in `benches/`.
 
+use crate::python;
 use crate::sh::{Outcome, Sh, root};
 
 /// The tables, in the order in which docs/performance.md shows them.
-pub(crate) const TABLES: [&str; 6] = ["pingpong", "oneway", "pool", "spawn", "locks", "memory"];
+pub(crate) const TABLES: [&str; 7] = [
+    "pingpong", "oneway", "pool", "spawn", "locks", "memory", PYTHON,
+];
+
+/// The table of the Python face, which is a program of its own.
+const PYTHON: &str = "python";
 
 /// Those in which somebody waits: measured a second time while other processes keep all cores busy.
 const WAITING: [&str; 4] = ["pingpong", "oneway", "pool", "locks"];
@@ -18,7 +24,13 @@ pub(crate) fn bench(table: Option<&str>, quick: bool) -> Outcome {
             "{MANIFEST} is missing: there is nothing to measure"
         ));
     }
-    let tables = table.map_or(TABLES.to_vec(), |one| vec![one]);
+    if table == Some(PYTHON) {
+        return python::bench(quick);
+    }
+    let tables: Vec<&str> = match table {
+        Some(one) => vec![one],
+        None => TABLES.into_iter().filter(|one| *one != PYTHON).collect(),
+    };
     let mut build = Sh::cargo(&[
         "build",
         "--release",
@@ -35,6 +47,9 @@ pub(crate) fn bench(table: Option<&str>, quick: bool) -> Outcome {
         if WAITING.contains(&table) {
             run(table, quick, true)?;
         }
+    }
+    if table.is_none() {
+        python::bench(quick)?;
     }
     Ok(())
 }

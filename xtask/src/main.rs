@@ -53,6 +53,14 @@ enum Task {
         #[arg(long)]
         quick: bool,
     },
+    /// Runs others' Python programs, unchanged, on the standard library and on phalanx, and compares
+    Realworld {
+        /// Only these programs
+        only: Vec<String>,
+        /// Runs of each; the medians are shown
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+    },
     /// Runs format, clippy, rustdoc, the aarch64 build, and the house's own rules (direction, unsafe rooms)
     Check {
         /// Only these steps
@@ -83,6 +91,7 @@ fn main() -> ExitCode {
         Task::Conformance { args } => python::conformance(&args),
         Task::Test { package } => test::test(&package),
         Task::Bench { table, quick } => bench::bench(table.as_deref(), quick),
+        Task::Realworld { only, rounds } => python::realworld(&only, rounds),
         Task::Check { only } => check::check(&only),
         Task::Model { filter } => deep::model(filter.as_deref()),
         Task::Miri { package } => deep::miri(package.as_deref()),

@@ -90,6 +90,33 @@ impl Venv {
             .env_unseen("VIRTUAL_ENV", &self.folder.to_string_lossy())
     }
 
+    /// Installs what one part needs beyond the tests, listed in a file; once per content of that file.
+    pub(crate) fn add(&self, needs: &str) -> Outcome {
+        let wanted =
+            fs::read_to_string(root().join(needs)).map_err(|error| format!("{needs}: {error}"))?;
+        // Below the environment: a new one has none of it.
+        let stamp = self
+            .folder
+            .join(format!("{}.installed", needs.replace('/', "-")));
+        if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+            return Ok(());
+        }
+        self.python(&[
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "-r",
+            needs,
+        ])
+        .run()
+        .map_err(|failure| {
+            format!("{failure}; the needs come from the package index: is the network there?")
+        })?;
+        fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))
+    }
+
     fn program(&self, name: &str) -> String {
         self.folder
             .join("bin")
@@ -179,4 +206,27 @@ pub(crate) fn test() -> Outcome {
 pub(crate) fn conformance(args: &[String]) -> Outcome {
     let venv = Venv::with_package()?;
     venv.python(&[CONFORMANCE]).args(args).run()
+}
+
+/// Runs others' programs on the standard library and on the package, in an environment that has them.
+pub(crate) fn realworld(only: &[String], rounds: u32) -> Outcome {
+    let venv = Venv::with_package()?;
+    venv.add("python/realworld/requirements.txt")?;
+    let rounds = rounds.to_string();
+    let mut run = venv.python(&["python/realworld/run.py", "--rounds", &rounds]);
+    for name in only {
+        run = run.args(&["--only", name]);
+    }
+    run.run()
+}
+
+/// Measures the package beside the standard library and its peers.
+pub(crate) fn bench(quick: bool) -> Outcome {
+    let venv = Venv::with_package()?;
+    venv.add("benches/python/requirements.txt")?;
+    let mut run = venv.python(&["benches/python/bench.py"]);
+    if quick {
+        run = run.args(&["--quick"]);
+    }
+    run.run()
 }
