@@ -65,7 +65,12 @@ fn the_first_outcome_stays() {
 
 #[test]
 fn fails_when_the_exchange_is_torn() {
-    fails(Fault::TornExchange, USUAL, ends_once());
+    // The two stores must come right after one another, among the many steps of the child: it takes more orders.
+    let effort = Effort {
+        orders: 20_000,
+        ..SHORT
+    };
+    fails(Fault::TornExchange, effort, ends_once());
 }
 
 /// The child dies at any step of ending: the parent hears of it, and nothing is left in the arena.
