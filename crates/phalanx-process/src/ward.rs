@@ -225,18 +225,16 @@ pub(crate) fn in_child() {
 
 /// Puts this process on a line; it ends if the head is gone.
 fn on_line(end: Arc<LineEnd>) -> Line {
-    match end.arm() {
-        Ok(place) => Line {
-            end,
-            holder: None,
-            place: Some(place),
-        },
-        Err(error) => {
-            if error.kind() != io::ErrorKind::BrokenPipe {
-                eprintln!("phalanx: a child cannot be tied to its parent: {error}");
-            }
-            process::exit_now(REFUSED_CODE)
-        }
+    let place = match end.arm() {
+        Ok(place) => Some(place),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => process::exit_now(REFUSED_CODE),
+        // Where /proc is missing, for instance: a parent's death is noticed then as long as an ancestor lives.
+        Err(_) => None,
+    };
+    Line {
+        end,
+        holder: None,
+        place,
     }
 }
 
