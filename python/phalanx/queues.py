@@ -143,7 +143,7 @@ class Queue(_engine.Queue, _StockQueue):
         """Tell whether there is no item; a moment later there may be one."""
         if not self._native:
             return _StockQueue.empty(self)
-        return self._len() == 0
+        return self._is_empty()
 
     def full(self):
         """Tell whether there are ``maxsize`` items; a moment later there may be fewer."""

@@ -444,6 +444,11 @@ def test_closed_in_this_process_only():
         with pytest.raises(ValueError, match="is closed"):
             use()
     queue.join_thread()
+    with pytest.raises(OSError, match="is closed"):
+        queue.empty()
+    unused = make()
+    unused.close()
+    assert unused.empty()
     with pytest.raises(AssertionError):
         make().join_thread()
 
@@ -859,3 +864,23 @@ q.put(1)
     environment = dict(os.environ, PHALANX_ARENA_BYTES=str(200 << 20))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "MemoryError True\n", "")
+
+
+def test_a_bell_is_no_thread_to_a_fork_and_rings_after_it():
+    code = """
+import os, phalanx
+phalanx.install()
+import multiprocessing as mp
+from multiprocessing.connection import wait
+q = mp.get_context("fork").Queue()
+fd = q._reader.fileno()
+pid = os.fork()
+if pid == 0:
+    q.put("from the child")
+    os._exit(0)
+assert wait([fd], 30) == [fd]
+print(q.get())
+os.waitpid(pid, 0)
+"""
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "from the child\n", "")

@@ -187,6 +187,22 @@ mod tests {
     }
 
     #[test]
+    fn pauses_lose_no_wake() {
+        let queue = RawQueue::new(session().unwrap(), Bounds::default()).unwrap();
+        let bell = Doorbell::new(&queue, Bell::Readable).unwrap();
+        for _ in 0..200 {
+            let putter = queue.clone();
+            let thread = std::thread::spawn(move || putter.put(&[b"a"], Patience::FOREVER));
+            reactor::pause();
+            reactor::resume();
+            thread.join().unwrap().unwrap();
+            assert!(rings(&bell, 10_000));
+            queue.get(Patience::FOREVER).unwrap();
+            bell.settle();
+        }
+    }
+
+    #[test]
     fn it_rings_for_room() {
         let bounds = Bounds {
             items: Some(1),

@@ -30,7 +30,8 @@ struct Reactor {
     bell: Arc<Word>,
     entries: Vec<Entry>,
     thread: Option<JoinHandle<()>>,
-    stopping: bool,
+    /// Has no thread for now, and gets none.
+    paused: bool,
 }
 
 /// Each with the process whose thread runs it. A forked child must not lock its parent's: their threads may have held them.
@@ -47,15 +48,14 @@ fn start() -> Arc<Mutex<Reactor>> {
         bell: Arc::new(Word::new(0)),
         entries: Vec::new(),
         thread: None,
-        stopping: false,
+        paused: false,
     }))
 }
 
 /// Sees to it that a reactor has its thread.
 fn ensure_thread(reactor: &Arc<Mutex<Reactor>>) {
     let mut locked = lock(reactor);
-    if locked.thread.is_none() {
-        locked.stopping = false;
+    if locked.thread.is_none() && !locked.paused {
         let for_thread = Arc::clone(reactor);
         let thread = std::thread::Builder::new()
             .name("phalanx-reactor".to_owned())
@@ -77,7 +77,7 @@ fn ours() -> Vec<Arc<Mutex<Reactor>>> {
 pub fn pause() {
     for reactor in ours() {
         let mut locked = lock(&reactor);
-        locked.stopping = true;
+        locked.paused = true;
         let thread = locked.thread.take();
         ring(&locked.bell);
         drop(locked);
@@ -89,7 +89,11 @@ pub fn pause() {
 /// Starts what [`pause`] ended, where somebody waits.
 pub fn resume() {
     for reactor in ours() {
-        if !lock(&reactor).entries.is_empty() {
+        let mut locked = lock(&reactor);
+        locked.paused = false;
+        let waited = !locked.entries.is_empty();
+        drop(locked);
+        if waited {
             ensure_thread(&reactor);
         }
     }
@@ -104,7 +108,7 @@ fn run(reactor: &Mutex<Reactor>) {
     let bell = Arc::clone(&lock(reactor).bell);
     loop {
         let rung = bell.load(Ordering::Acquire);
-        if lock(reactor).stopping {
+        if lock(reactor).paused {
             return;
         }
         let waits: Vec<_> = lock(reactor)

@@ -289,6 +289,8 @@ struct Queue {
     queue: OnceLock<RawQueue>,
     closed: AtomicBool,
     bells: Bells,
+    /// Whether this process has put something: only then does closing close the end that is asked whether it is empty.
+    used: AtomicBool,
 }
 
 #[pymethods]
@@ -300,6 +302,7 @@ impl Queue {
             queue: OnceLock::new(),
             closed: AtomicBool::new(false),
             bells: Bells::default(),
+            used: AtomicBool::new(false),
         }
     }
 
@@ -360,6 +363,7 @@ impl Queue {
         };
         this.check_open(slf)?;
         let timeout = timeout_of(block, timeout)?;
+        this.used.store(true, Ordering::Relaxed);
         with_scratch(|small| {
             if timeout == Timeout::Now && is_full(queue) {
                 return Err(exception(py, "Full"));
@@ -425,6 +429,14 @@ impl Queue {
     /// Returns the number of items.
     fn _len(&self) -> PyResult<u64> {
         Ok(self.opened()?.len())
+    }
+
+    /// Tells whether there is no item.
+    fn _is_empty(&self) -> PyResult<bool> {
+        if self.closed.load(Ordering::Relaxed) && self.used.load(Ordering::Relaxed) {
+            return Err(PyOSError::new_err("handle is closed"));
+        }
+        Ok(!self.opened()?.is_ready())
     }
 
     /// Tells whether a put would wait.
