@@ -105,7 +105,8 @@ def _unlink_all(pid):
         try:
             _posixshmem.shm_unlink(name)
         except FileNotFoundError:
-            pass
+            # Unlinked by another process, a manager's for instance, perhaps with the same tracker: see `unlink`.
+            resource_tracker.register(name, "shared_memory")
         resource_tracker.unregister(name, "shared_memory")
     _created.clear()
 
