@@ -107,7 +107,10 @@ impl<'a> Staff<'a> {
     /// Oversees until the lot is done; hires another for each that ends.
     fn oversee(&mut self, lot: &Lot) {
         while !lot.is_done() {
-            for news in self.crew.look(Some(Deadline::after(Duration::from_millis(50)))) {
+            for news in self
+                .crew
+                .look(Some(Deadline::after(Duration::from_millis(50))))
+            {
                 if let News::Ended(number) = news {
                     self.bury(number);
                     self.crew.settle(number, b"report");
