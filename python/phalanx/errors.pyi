@@ -1,0 +1,55 @@
+from multiprocessing import TimeoutError as _TimeoutError
+from typing import Any
+
+__all__ = [
+    "PhalanxError",
+    "PoolTerminatedError",
+    "RemoteError",
+    "TaskCancelledError",
+    "TaskExitedError",
+    "TaskTimeoutError",
+    "WorkerDiedError",
+]
+
+class PhalanxError(Exception): ...
+
+class WorkerDiedError(PhalanxError, RuntimeError):
+    pid: int | None
+    exitcode: int | None
+    task: Any
+    ran: float | None
+    attempts: int
+    stderr: str
+    oom: bool
+    def __init__(
+        self,
+        message: str = "a worker died",
+        *,
+        pid: int | None = None,
+        exitcode: int | None = None,
+        task: Any = None,
+        ran: float | None = None,
+        attempts: int = 1,
+        stderr: str = "",
+        oom: bool = False,
+    ) -> None: ...
+    @property
+    def signal(self) -> str | None: ...
+
+class TaskTimeoutError(PhalanxError, _TimeoutError): ...
+class TaskCancelledError(PhalanxError): ...
+
+class TaskExitedError(PhalanxError):
+    code: Any
+    def __init__(self, message: str = "a task tried to exit", code: Any = None) -> None: ...
+
+class PoolTerminatedError(PhalanxError): ...
+
+class RemoteError(PhalanxError):
+    type_name: str
+    text: str
+    traceback: str
+    def __init__(self, message: str = "", type_name: str = "", text: str = "", traceback: str = "") -> None: ...
+
+def signal_name(number: int) -> str: ...
+def describe_exit(exitcode: int | None) -> str: ...

@@ -1,0 +1,6 @@
+from multiprocessing import managers as _stock
+from multiprocessing.managers import *
+
+class SyncManager(_stock.SyncManager): ...
+
+def Manager(ctx: object = None) -> SyncManager: ...
