@@ -2,7 +2,7 @@
 //! many random ones. `cargo xtask model` runs both.
 //!
 //! A model is a closure that plays a few threads, each of a process of its own if it says so, on a fresh arena. It runs the
-//! engine's own code. [`fails`] runs one on a machine with a fault, and wants it to be caught.
+//! engine's own code. `fails` runs one on a machine with a fault, and wants it to be caught.
 #![cfg(any(phalanx_loom, phalanx_shuttle))]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
