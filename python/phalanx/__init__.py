@@ -103,3 +103,22 @@ def __getattr__(name: str):
 
 def __dir__():
     return sorted({*globals(), *__all__, *_SUBMODULES})
+
+
+def _tell_joblib() -> None:
+    """Let joblib, if the program has it, find its backend by name."""
+    import sys
+
+    parallel = sys.modules.get("joblib.parallel")
+    external = getattr(parallel, "EXTERNAL_BACKENDS", None)
+    if external is not None:
+
+        def register() -> None:
+            from importlib import import_module
+
+            import_module("phalanx.joblib").register()
+
+        external.setdefault("phalanx", register)
+
+
+_tell_joblib()

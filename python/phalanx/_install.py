@@ -11,8 +11,8 @@ import threading
 from phalanx import _engine
 # In this order: parents before those who derive from them.
 _MODULES: list[str] = [
-    "phalanx.pool",
     "phalanx.futures",
+    "phalanx.pool",
 ]
 
 # In this order: parents before those who derive from them.
@@ -25,7 +25,6 @@ _MODULES: list[str] = [
     "phalanx.shared_memory",
     "phalanx.connection",
     "phalanx.pool",
-    "phalanx.futures",
     "phalanx.managers",
     "phalanx.pool",
 ]
@@ -108,7 +107,8 @@ def _replace(target: str, attribute: str, replacement: object, saved: list[tuple
         holder = getattr(holder, inside)
     missing = object()
     before = vars(holder).get(attribute, missing)
-    if before is replacement:
+    if before is replacement or replacement is None:
+        # None: there was nothing to derive ours from when it was looked at.
         return
     if before is missing:
         raise AttributeError(f"{target} has no {attribute} to replace")

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 import weakref
+from concurrent import futures as _futures
 from concurrent.futures import _base
 from concurrent.futures import process as _stock
 
@@ -300,6 +301,9 @@ def _results(executor, office, stream, fn, deadline, error):
         if office.owner == os.getpid():
             stream.cancel(False)
 
+
+# The package fetches the class when it is first asked for: now, so that there is something to replace.
+_futures.ProcessPoolExecutor  # noqa: B018
 
 PATCHES = [
     ("concurrent.futures.process", "ProcessPoolExecutor", ProcessPoolExecutor),

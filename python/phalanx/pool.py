@@ -540,7 +540,7 @@ class _Source:
         if self.unbounded:
             return _LOT_MOST
         free = self.window - (self.submitted - self.taken)
-        if free * 2 < self.window and self.submitted > self.taken:
+        if self.room is None and free * 2 < self.window and self.submitted > self.taken:
             # In few large steps, not in many small ones.
             return 0
         return min(free, _LOT_MOST)
@@ -601,7 +601,8 @@ class _Source:
                 while count <= 0 and not self.dropped:
                     self.room.wait()
                     count = self.more()
-            self.step(count)
+            # One by one: the next may not come before a result of this one was taken.
+            self.step(1)
 
     def took(self, count, starved):
         """Results were taken; the taker had to wait for them or not."""

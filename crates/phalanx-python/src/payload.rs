@@ -27,17 +27,30 @@ pub(crate) struct Packer {
     small: Vec<u8>,
     /// Arrays that were written for another task of the call, by address: the caller keeps them alive.
     shared: HashMap<usize, Py<Shared>>,
+    /// The class of arrays, if the program has any.
+    arrays: Option<Py<PyAny>>,
 }
 
 impl Packer {
-    pub(crate) fn new() -> PyResult<Self> {
+    pub(crate) fn new(py: Python<'_>) -> PyResult<Self> {
         Ok(Self {
             arena: session().map_err(raise)?,
             bytes: Vec::new(),
             holds: Vec::new(),
             small: Vec::new(),
             shared: HashMap::new(),
+            arrays: arrays(py)?,
         })
+    }
+
+    fn is_large_array(&self, object: &Bound<'_, PyAny>) -> bool {
+        self.arrays
+            .as_ref()
+            .is_some_and(|arrays| object.get_type().is(arrays))
+            && object
+                .getattr("nbytes")
+                .and_then(|bytes| bytes.extract::<usize>())
+                .is_ok_and(|bytes| bytes >= SHARED_FROM)
     }
 
     /// Appends an object.
@@ -79,7 +92,7 @@ impl Packer {
         &mut self,
         object: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if !is_large_array(object) {
+        if !self.is_large_array(object) {
             return Ok(object.clone());
         }
         let py = object.py();
@@ -100,7 +113,7 @@ impl Packer {
         let Ok(tuple) = args.cast_exact::<PyTuple>() else {
             return Ok(args.clone());
         };
-        if !tuple.iter_borrowed().any(|arg| is_large_array(&arg)) {
+        if !tuple.iter_borrowed().any(|arg| self.is_large_array(&arg)) {
             return Ok(args.clone());
         }
         let list = PyList::empty(args.py());
@@ -111,19 +124,12 @@ impl Packer {
     }
 }
 
-fn is_large_array(object: &Bound<'_, PyAny>) -> bool {
-    let class = object.get_type();
-    // Plain values are asked most often.
-    if class.module().is_ok_and(|module| module == "builtins") {
-        return false;
-    }
-    class
-        .fully_qualified_name()
-        .is_ok_and(|name| name == "numpy.ndarray")
-        && object
-            .getattr("nbytes")
-            .and_then(|bytes| bytes.extract::<usize>())
-            .is_ok_and(|bytes| bytes >= SHARED_FROM)
+fn arrays(py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+    let modules = py.import("sys")?.getattr("modules")?;
+    let Ok(numpy) = modules.get_item("numpy") else {
+        return Ok(None);
+    };
+    Ok(numpy.getattr_opt("ndarray")?.map(Bound::unbind))
 }
 
 /// An object ready to be sent with many lots.
@@ -137,7 +143,7 @@ pub(crate) struct Parcel {
 impl Parcel {
     #[new]
     fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let mut packer = Packer::new()?;
+        let mut packer = Packer::new(object.py())?;
         packer.pack(object)?;
         Ok(Self {
             bytes: packer.bytes,

@@ -119,7 +119,7 @@ impl Crew {
         options: Options,
     ) -> PyResult<Lot> {
         let mut spec = options.spec();
-        let mut packer = Packer::new()?;
+        let mut packer = Packer::new(function.py())?;
         let args = packer.broadcast_all(args)?;
         let both = PyTuple::new(args.py(), [&args, kwds])?;
         packer.bytes.push(CALL_ALL);
@@ -138,7 +138,7 @@ impl Crew {
     ) -> PyResult<Lot> {
         let mut spec = options.spec();
         spec.spans.reserve(items.len());
-        let mut packer = Packer::new()?;
+        let mut packer = Packer::new(function.py())?;
         let how = if star { CALL_STAR } else { CALL_ONE };
         for item in items.iter() {
             let at = packer.bytes.len();

@@ -1,0 +1,72 @@
+"""The executor: what it promises beyond the standard library's, and that a death breaks it as there."""
+
+import os
+import signal
+import time
+from concurrent.futures import as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+
+from phalanx.futures import BrokenWorkerError, ProcessPoolExecutor
+
+
+def square(x):
+    return x * x
+
+
+def die(_=None):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def raise_key_error():
+    raise KeyError("gone")
+
+
+def fail_to_start():
+    raise ValueError("not set up")
+
+
+def test_submit_and_map():
+    with ProcessPoolExecutor(2) as executor:
+        futures = [executor.submit(square, x) for x in range(20)]
+        assert sorted(future.result() for future in as_completed(futures)) == [x * x for x in range(20)]
+        assert list(executor.map(square, range(300), chunksize=7)) == [x * x for x in range(300)]
+        assert list(executor.map(pow, [2, 3], [3, 2])) == [8, 9]
+        error = executor.submit(raise_key_error).exception()
+        assert type(error) is KeyError and "raise_key_error" in str(error.__cause__)
+
+
+def test_a_death_breaks_it():
+    with ProcessPoolExecutor(1) as executor:
+        futures = [executor.submit(die), executor.submit(square, 2)]
+        wait(futures)
+        assert all(isinstance(future.exception(), BrokenProcessPool) for future in futures)
+        with pytest.raises(BrokenProcessPool):
+            executor.submit(square, 2)
+
+
+def test_a_death_fails_its_future_alone():
+    with ProcessPoolExecutor(2, survive=True) as executor:
+        bad = executor.submit(die)
+        good = [executor.submit(square, x) for x in range(10)]
+        assert [future.result() for future in good] == [x * x for x in range(10)]
+        with pytest.raises(BrokenWorkerError) as caught:
+            bad.result()
+        assert caught.value.signal == "SIGKILL"
+        assert executor.submit(square, 3).result() == 9
+
+
+def test_an_initializer_that_fails_breaks_it():
+    with ProcessPoolExecutor(1, initializer=fail_to_start) as executor, pytest.raises(BrokenProcessPool):
+        executor.submit(square, 2).result()
+
+
+def test_pending_futures_are_cancelled():
+    executor = ProcessPoolExecutor(1)
+    futures = [executor.submit(time.sleep, 0.05) for _ in range(20)]
+    executor.shutdown(cancel_futures=True)
+    assert sum(future.cancelled() for future in futures) >= 15
+    assert all(future.done() for future in futures)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(square, 2)

@@ -1,0 +1,385 @@
+"""Pools: what they share with the standard library's is its own tests' business; here is what they promise beyond it."""
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from phalanx import (
+    PoolTerminatedError,
+    RemoteError,
+    TaskCancelledError,
+    TaskExitedError,
+    TaskTimeoutError,
+    WorkerDiedError,
+    pool,
+)
+
+
+def square(x):
+    return x * x
+
+
+def nap(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def die_at_three(x):
+    if x == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+class Two(Exception):
+    """Takes two arguments, and tells its base of one: it cannot be rebuilt."""
+
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
+def raise_two():
+    raise Two(1, 2)
+
+
+def leave():
+    sys.exit(3)
+
+
+def once(path):
+    """Die the first time."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return "second"
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail_to_start():
+    raise ValueError("not set up")
+
+
+def nested(count):
+    with pool.Pool(2) as inner:
+        return sum(inner.map(square, range(count)))
+
+
+@pytest.fixture
+def two():
+    with pool.Pool(2) as made:
+        yield made
+
+
+def test_a_death_fails_its_task_alone(two):
+    results = [two.apply_async(die_at_three, (x,)) for x in range(8)]
+    for x, result in enumerate(results):
+        if x != 3:
+            assert result.get() == x
+            continue
+        with pytest.raises(WorkerDiedError, match=r"SIGKILL while it ran die_at_three\(3\)") as caught:
+            result.get()
+        assert (caught.value.signal, caught.value.exitcode) == ("SIGKILL", -9)
+        assert caught.value.pid not in (None, os.getpid())
+
+
+def test_a_map_says_which_task_died_and_the_pool_goes_on(two):
+    with pytest.raises(WorkerDiedError):
+        two.map(die_at_three, range(100), chunksize=1)
+    assert two.map(square, range(100)) == [x * x for x in range(100)]
+
+
+def test_lazy_maps_give_the_error_in_its_place(two):
+    values = two.imap(die_at_three, range(6))
+    assert [next(values) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(WorkerDiedError):
+        next(values)
+    assert list(values) == [4, 5]
+
+
+def test_a_task_is_tried_again(two, tmp_path):
+    assert two.apply(once, (str(tmp_path / "mark"),), retries=1) == "second"
+
+
+def test_a_time_out_kills_that_task_only(two):
+    quick = [two.apply_async(nap, (0.01,)) for _ in range(10)]
+    with pytest.raises(TaskTimeoutError, match=r"nap\(60\)"):
+        two.apply(nap, (60,), timeout=0.1)
+    assert [result.get() for result in quick] == [0.01] * 10
+
+
+def test_a_running_task_is_cancelled(two):
+    result = two.apply_async(nap, (60,))
+    time.sleep(0.05)
+    assert result.cancel()
+    with pytest.raises(TaskCancelledError):
+        result.get()
+    assert result.cancelled() and not result.cancel()
+
+
+def test_exceptions_that_cannot_be_rebuilt(two):
+    with pytest.raises(RemoteError, match="Two") as caught:
+        two.apply(raise_two)
+    assert caught.value.type_name == "Two"
+    assert "raise Two(1, 2)" in caught.value.traceback
+
+
+def test_a_task_that_exits(two):
+    before = {worker.pid for worker in two._pool}
+    with pytest.raises(TaskExitedError) as caught:
+        two.apply(leave)
+    assert caught.value.code == 3
+    assert {worker.pid for worker in two._pool} == before
+
+
+def test_what_cannot_be_pickled(two):
+    with pytest.raises(pool.MaybeEncodingError):
+        two.apply(threading.Lock)
+    with pytest.raises(TypeError):
+        two.apply(square, (threading.Lock(),))
+    assert two.apply(square, (3,)) == 9
+
+
+def test_functions_by_value(two):
+    offset = 5
+    assert two.map(lambda x: x + offset, range(3)) == [5, 6, 7]
+    assert two.apply(lambda f: f(2), (lambda x: x + offset,)) == 7
+
+
+def test_a_failing_initializer_breaks_the_pool():
+    with pool.Pool(2, initializer=fail_to_start) as made:
+        with pytest.raises(ValueError, match="not set up"):
+            made.apply(square, (2,))
+        with pytest.raises(ValueError, match="not set up"):
+            made.map(square, [2])
+
+
+def test_workers_without_end_break_the_pool():
+    with pool.Pool(1, initializer=os._exit, initargs=(7,)) as made, pytest.raises(RuntimeError, match="in a row"):
+        made.apply(square, (2,))
+
+
+def test_terminate_ends_what_waits(two):
+    result = two.apply_async(nap, (60,))
+    two.terminate()
+    with pytest.raises(PoolTerminatedError):
+        result.get()
+
+
+def test_lazy_maps_read_a_window():
+    pulled = []
+
+    def endless():
+        x = 0
+        while True:
+            pulled.append(x)
+            yield x
+            x += 1
+
+    with pool.Pool(2) as made:
+        values = made.imap(square, endless(), buffersize=20)
+        assert [next(values) for _ in range(5)] == [0, 1, 4, 9, 16]
+        time.sleep(0.2)
+        assert len(pulled) <= 5 + 20 + 20
+        values = made.imap_unordered(square, endless())
+        for _ in range(5):
+            next(values)
+        del values
+        gc.collect()
+        seen = len(pulled)
+        time.sleep(0.1)
+        assert len(pulled) <= seen + 64
+
+
+def test_a_generator_may_wait_for_results(two):
+    free = threading.Semaphore(2)
+
+    def items():
+        for x in range(40):
+            free.acquire()
+            yield x
+
+    seen = []
+    for value in two.imap_unordered(square, items()):
+        seen.append(value)
+        free.release()
+    assert sorted(seen) == [x * x for x in range(40)]
+
+
+def touch(path):
+    with open(path, "a"):
+        pass
+
+
+def test_a_lazy_map_nobody_reads_is_done_all_the_same(tmp_path):
+    paths = [str(tmp_path / str(x)) for x in range(300)]
+    made = pool.Pool(2)
+    made.imap_unordered(touch, paths)
+    made.close()
+    made.join()
+    assert len(list(tmp_path.iterdir())) == 300
+
+
+def test_await_and_async_for(two):
+    async def main():
+        one = await two.apply_async(square, (4,))
+        many = await two.map_async(square, range(5))
+        lazy = [value async for value in two.imap(square, range(5))]
+        called = []
+        with_callback = await two.apply_async(square, (6,), callback=called.append)
+        return one, many, lazy, with_callback, called
+
+    assert asyncio.run(main()) == (16, [0, 1, 4, 9, 16], [0, 1, 4, 9, 16], 36, [36])
+
+
+def test_nested_pools(two):
+    assert two.map(nested, [3, 4]) == [5, 14]
+
+
+def test_progress(two, capsys):
+    told = []
+
+    class Bar:
+        def __init__(self, total):
+            told.append(("total", total))
+
+        def update(self, count):
+            told.append(count)
+
+        def close(self):
+            told.append("closed")
+
+    assert two.map(square, range(50), progress=Bar) == [x * x for x in range(50)]
+    assert told[0] == ("total", 50) and told[-1] == "closed"
+    assert sum(count for count in told if isinstance(count, int)) == 50
+    assert list(two.imap(square, range(3), progress=True)) == [0, 1, 4]
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_threads_in_workers():
+    with pool.Pool(2, threads_per_worker=3) as made:
+        began = made.map(nap, [0.05] * 12)
+        assert began == [0.05] * 12
+        names = set(made.map(thread_name, range(60), chunksize=1))
+        assert len(names) > 2
+
+
+def thread_name(_):
+    time.sleep(0.005)
+    return os.getpid(), threading.get_ident()
+
+
+def grab(count):
+    return len(bytearray(count))
+
+
+def test_memory_limit():
+    with pool.Pool(1, memory_limit=1 << 30) as made:
+        with pytest.raises(MemoryError):
+            made.apply(grab, (4 << 30,))
+        assert made.apply(grab, (10,)) == 10
+
+
+def change(array):
+    array[0] += 1
+    return float(array[0]), len(array)
+
+
+def test_arrays_are_each_tasks_own(two):
+    numpy = pytest.importorskip("numpy")
+    array = numpy.ones(200_000)
+    assert two.map(change, [array] * 6) == [(2.0, 200_000)] * 6
+    assert array[0] == 1
+    back = two.apply(numpy.zeros, (200_000,))
+    back[3] = 4
+    assert back.sum() == 4
+
+
+def test_a_subclass_with_its_own_queues_is_a_stock_pool():
+    class Own(pool.Pool):
+        def _setup_queues(self):
+            super()._setup_queues()
+
+    with Own(1) as made:
+        assert made.map(square, [1, 2]) == [1, 4]
+    with pool.ThreadPool(2) as made:
+        assert made.map(square, [1, 2]) == [1, 4]
+        assert isinstance(made, pool.Pool)
+
+
+def _script(text):
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(text)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def _is_gone(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def _all_gone(pids):
+    for _ in range(500):
+        if all(_is_gone(pid) for pid in pids):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+_MAP = """
+    import time
+    from phalanx import pool
+    if __name__ == "__main__":
+        with pool.Pool(4) as made:
+            print(*(worker.pid for worker in made._pool), flush=True)
+            made.map(time.sleep, [60] * 8, chunksize=1)
+"""
+
+
+def test_ctrl_c_ends_a_map_with_one_traceback():
+    program = _script(_MAP)
+    pids = [int(pid) for pid in program.stdout.readline().split()]
+    time.sleep(0.3)
+    os.killpg(program.pid, signal.SIGINT)
+    _, said = program.communicate(timeout=30)
+    assert said.count("Traceback") == 1 and "KeyboardInterrupt" in said
+    assert _all_gone(pids)
+
+
+def test_workers_end_with_their_parent():
+    program = _script(_MAP)
+    pids = [int(pid) for pid in program.stdout.readline().split()]
+    time.sleep(0.1)
+    program.kill()
+    program.communicate(timeout=30)
+    assert len(pids) == 4 and _all_gone(pids)
+
+
+def test_exit_with_an_open_pool():
+    program = _script(
+        """
+        import time
+        from phalanx import pool
+        made = pool.Pool(2)
+        result = made.apply_async(time.sleep, (60,))
+        """
+    )
+    _, said = program.communicate(timeout=30)
+    assert (program.returncode, said) == (0, "")
+
+
+def test_joblib():
+    joblib = pytest.importorskip("joblib")
+    import phalanx.joblib  # noqa: F401
+
+    with joblib.parallel_config("phalanx"):
+        assert joblib.Parallel(n_jobs=2)(joblib.delayed(square)(x) for x in range(20)) == [x * x for x in range(20)]
