@@ -9,14 +9,10 @@ import sys
 import threading
 
 from phalanx import _engine
-# In this order: parents before those who derive from them.
-_MODULES: list[str] = [
-    "phalanx.futures",
-    "phalanx.pool",
-]
 
 # In this order: parents before those who derive from them.
 _MODULES: list[str] = [
+    "phalanx.futures",
     "phalanx.threading",
     "phalanx.queue",
     "phalanx.synchronize",
@@ -26,7 +22,6 @@ _MODULES: list[str] = [
     "phalanx.connection",
     "phalanx.pool",
     "phalanx.managers",
-    "phalanx.pool",
 ]
 
 _lock = threading.RLock()

@@ -188,6 +188,11 @@ def work(desk, number, threads, initializer, initargs, most, wrap, memory_limit)
             initializer(*initargs)
         except BaseException as error:
             hand.break_with(dump_failure(error, None, wrap))
+            if wrap == 2:
+                from concurrent.futures._base import LOGGER
+
+                LOGGER.critical("Exception in initializer:", exc_info=True)
+                return
             raise
     others = [hand.beside(number * threads + thread) for thread in range(1, threads)]
     hand.ready()

@@ -165,6 +165,8 @@ class ProcessPoolExecutor(_StockExecutor):
             raise BrokenProcessPool(_UNSET)
         if office.thread is None:
             office.start()
+            # Who waits for the stock executor's thread waits for ours.
+            self._executor_manager_thread = office.thread
 
     def map(self, fn, *iterables, timeout=None, chunksize=1, **more):
         if self._office is None or more:
@@ -289,14 +291,12 @@ def _results(executor, office, stream, fn, deadline, error):
                 raise _base.TimeoutError
             batch.reverse()
             while batch:
+                if batch[-1][0] == VALUE:
+                    # No reference is kept to what was handed out.
+                    yield batch.pop()[1]
+                    continue
                 end, value = batch.pop()
-                if end == VALUE:
-                    yield value
-                elif end == 0:
-                    raise value
-                else:
-                    raise _translate(end, office.explain(end, value, fn))
-                del value
+                raise value if end == 0 else _translate(end, office.explain(end, value, fn))
     finally:
         if office.owner == os.getpid():
             stream.cancel(False)
