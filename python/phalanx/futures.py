@@ -252,12 +252,22 @@ def _settle(office, future, lot, fn, futures):
     try:
         end = lot.end(0)
         if end == VALUE:
-            value = lot.value(0)
+            try:
+                value = lot.value(0)
+            except BaseException as failure:
+                if office.on_death is None:
+                    raise
+                # What cannot be read breaks the executor, as in the standard library.
+                broken = BrokenProcessPool(_ABRUPT)
+                broken.__cause__ = failure
+                _end_future(future, broken)
+                office.on_death(None)
+                return
             if future.set_running_or_notify_cancel():
                 future.set_result(value)
             return
         error = _translate(end, office.failure(lot, 0, fn))
-    except Exception as failure:
+    except BaseException as failure:
         error = failure
     finally:
         future._lot = None
