@@ -48,7 +48,7 @@ ONLY = {"test.test_os": "ForkTests|PidTests"}
 
 # What `--quick` runs: every kind of object once, each start method, and programs started by each.
 QUICK = re.compile(
-    r"multiprocessing_fork.*\|(WithProcessesTest(Queue|Lock|Semaphore|Condition|Event|Barrier|Connection|Value|Array"
+    r"multiprocessing_fork(\.\w+)*\|(WithProcessesTest(Queue|Lock|Semaphore|Condition|Event|Barrier|Connection|Value|Array"
     r"|SubclassingProcess|PicklingConnections|Pool)|WithManagerTest(Queue|Lock)|TestSimpleQueue|TestStartMethod)$"
     r"|multiprocessing_(spawn|forkserver).*\|(WithProcessesTest(Queue|Event|Value|SubclassingProcess)|TestStartMethod)$"
     r"|main_handling\|ForkServerCmdLineTest$"

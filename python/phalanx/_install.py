@@ -25,6 +25,7 @@ _MODULES: list[str] = [
 ]
 
 _lock = threading.RLock()
+_ABSENT = object()
 # What was there before, newest last: (object, attribute, value).
 _saved: list[tuple[object, str, object]] = []
 _hooked: list[tuple[object, str, object]] = []
@@ -104,8 +105,11 @@ def _replace(target: str, attribute: str, replacement: object, saved: list[tuple
     before = vars(holder).get(attribute, missing)
     if before is replacement or replacement is None:
         # None: there was nothing to derive ours from when it was looked at.
+    before = vars(holder).get(attribute, _ABSENT)
+    if before is replacement:
         return
-    if before is missing:
+    # A module that has it only when asked (`concurrent.futures`) is not asked, which would import what is replaced.
+    if before is _ABSENT and not hasattr(holder, "__getattr__"):
         raise AttributeError(f"{target} has no {attribute} to replace")
     saved.append((holder, attribute, before))
     setattr(holder, attribute, replacement)
@@ -114,4 +118,7 @@ def _replace(target: str, attribute: str, replacement: object, saved: list[tuple
 def _restore(saved: list[tuple[object, str, object]]) -> None:
     while saved:
         holder, attribute, before = saved.pop()
-        setattr(holder, attribute, before)
+        if before is _ABSENT:
+            delattr(holder, attribute)
+        else:
+            setattr(holder, attribute, before)

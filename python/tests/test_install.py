@@ -19,3 +19,12 @@ def test_import_starts_nothing():
 def test_install_is_told_and_undone():
     code = "import phalanx as p; p.install(); p.install(); print(p.installed()); p.uninstall(); print(p.installed())"
     assert run(code) == "True\nFalse\n"
+
+
+def test_what_a_module_has_only_when_asked_is_replaced_and_undone():
+    code = (
+        "import concurrent.futures as f, phalanx as p\n"
+        "p.install(); ours = f.ProcessPoolExecutor; p.uninstall(); stock = f.ProcessPoolExecutor\n"
+        "print(ours.__module__.split('.')[0], stock.__module__.split('.')[0])"
+    )
+    assert run(code) == "phalanx concurrent\n"
