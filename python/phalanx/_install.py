@@ -101,12 +101,9 @@ def _replace(target: str, attribute: str, replacement: object, saved: list[tuple
         return
     if inside:
         holder = getattr(holder, inside)
-    missing = object()
-    before = vars(holder).get(attribute, missing)
+    before = vars(holder).get(attribute, _ABSENT)
     if before is replacement or replacement is None:
         # None: there was nothing to derive ours from when it was looked at.
-    before = vars(holder).get(attribute, _ABSENT)
-    if before is replacement:
         return
     # A module that has it only when asked (`concurrent.futures`) is not asked, which would import what is replaced.
     if before is _ABSENT and not hasattr(holder, "__getattr__"):
