@@ -15,19 +15,10 @@ _install.hook()
 def ours(module: str, name: str):
     """Return what this package has in place of ``module.name``, else what is there."""
     found = None
-    for target, attribute, replacement in _patches():
+    for target, attribute, replacement in _install.patches(module):
         if target == module and attribute == name:
             found = replacement
     return getattr(importlib.import_module(module), name) if found is None else found
-
-
-_known: list[tuple[str, str, object]] = []
-
-
-def _patches():
-    if not _known:
-        _known.extend(_install.patches())
-    return _known
 
 
 class _Factories:

@@ -10,19 +10,22 @@ import threading
 
 from phalanx import _engine
 
-# In this order: parents before those who derive from them.
-_MODULES: list[str] = [
-    "phalanx.futures",
-    "phalanx.threading",
-    "phalanx.queue",
-    "phalanx.synchronize",
-    "phalanx.queues",
-    "phalanx.sharedctypes",
-    "phalanx.shared_memory",
-    "phalanx.connection",
-    "phalanx.pool",
-    "phalanx.managers",
-]
+# Ours, and the stock module it is about: replaced there now if that is imported, else as soon as it is. In this order:
+# parents before those who derive from them.
+_MODULES: dict[str, str] = {
+    "phalanx.futures": "concurrent.futures.process",
+    "phalanx.threading": "threading",
+    "phalanx.queue": "queue",
+    "phalanx.synchronize": "multiprocessing.synchronize",
+    "phalanx.queues": "multiprocessing.queues",
+    "phalanx.sharedctypes": "multiprocessing.sharedctypes",
+    "phalanx.shared_memory": "multiprocessing.shared_memory",
+    "phalanx.connection": "multiprocessing.connection",
+    "phalanx.pool": "multiprocessing.pool",
+    "phalanx.managers": "multiprocessing.managers",
+}
+# Imported at once: what they replace is in use before anybody imports the module they are about.
+_AT_ONCE = ("phalanx.threading", "phalanx.synchronize")
 
 _lock = threading.RLock()
 _ABSENT = object()
@@ -48,11 +51,13 @@ def install() -> None:
             return
         hook()
         try:
-            for target, attribute, replacement in patches():
-                _replace(target, attribute, replacement, _saved)
+            _pending.update(_MODULES)
+            sys.meta_path.insert(0, _finder)
+            for name in _AT_ONCE:
+                importlib.import_module(name)
+            _catch_up()
         except BaseException:
-            _restore(_saved)
-            _unhook()
+            _undo()
             raise
         _installed = True
 
@@ -66,8 +71,7 @@ def uninstall() -> None:
     with _lock:
         if not _installed:
             return
-        _restore(_saved)
-        _unhook()
+        _undo()
         _installed = False
 
 
@@ -82,9 +86,101 @@ def hook() -> None:
             _replace(target, attribute, replacement, _hooked)
 
 
-def patches() -> list[tuple[str, str, object]]:
-    """Return what ``install()`` puts in place of what, in order."""
-    return [patch for name in _MODULES for patch in importlib.import_module(name).PATCHES]
+def patches(stock: str) -> list[tuple[str, str, object]]:
+    """Return what ``install()`` puts in place of what, of the modules about ``stock``."""
+    return [
+        patch for name, about in _MODULES.items() if about == stock for patch in importlib.import_module(name).PATCHES
+    ]
+
+
+# Those of `_MODULES` that have not been put in place yet.
+_pending: dict[str, str] = {}
+
+
+def _ready(name: str):
+    """Return the module if it is imported, and not in the middle of it."""
+    module = sys.modules.get(name)
+    if module is None or getattr(module.__spec__, "_initializing", False) and name not in _done:
+        return None
+    return module
+
+
+# Modules whose code has run, although their import has not returned yet.
+_done: set[str] = set()
+
+
+def _catch_up() -> None:
+    for name, stock in list(_pending.items()):
+        if name not in _pending or _ready(stock) is None:
+            continue
+        ours = sys.modules.get(name) or importlib.import_module(name)
+        # Without: it is being imported, and is put in place at the end of that.
+        if hasattr(ours, "PATCHES") and _pending.pop(name, None):
+            for target, attribute, replacement in ours.PATCHES:
+                _replace(target, attribute, replacement, _saved)
+
+
+class _Inside(threading.local):
+    """How many modules, ours and those we are about, this thread is in the middle of."""
+
+    depth = 0
+
+
+_inside = _Inside()
+
+
+class _Loader:
+    """Loads a module as its own loader does, and puts ours in place at the end."""
+
+    def __init__(self, loader):
+        self._loader = loader
+
+    def __getattr__(self, name):
+        return getattr(self._loader, name)
+
+    def create_module(self, spec):
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module):
+        module.__spec__.loader = module.__loader__ = self._loader
+        _inside.depth += 1
+        try:
+            self._loader.exec_module(module)
+        finally:
+            _inside.depth -= 1
+        _done.add(module.__name__)
+        # Not in the middle of another such module, which may want the names of this one: at its end.
+        if not _inside.depth:
+            with _lock:
+                _catch_up()
+
+
+class _Finder:
+    """Finds the modules that are waited for, by way of the other finders."""
+
+    def find_spec(self, name, path=None, target=None):
+        if not _pending or not name.startswith("phalanx.") and name not in _pending.values():
+            return None
+        for finder in sys.meta_path:
+            spec = None
+            if finder is not self and hasattr(finder, "find_spec"):
+                spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _Loader(spec.loader)
+                return spec
+        return None
+
+
+_finder = _Finder()
+
+
+def _undo() -> None:
+    if _finder in sys.meta_path:
+        sys.meta_path.remove(_finder)
+    _pending.clear()
+    _restore(_saved)
+    _unhook()
 
 
 def _unhook() -> None:
@@ -96,7 +192,7 @@ def _unhook() -> None:
 def _replace(target: str, attribute: str, replacement: object, saved: list[tuple[object, str, object]]) -> None:
     name, _, inside = target.lstrip("?").partition(":")
     # Captured by a module at its import: only if that has happened.
-    holder: object = sys.modules.get(name) if target.startswith("?") else importlib.import_module(name)
+    holder: object = _ready(name) if target.startswith("?") else importlib.import_module(name)
     if holder is None:
         return
     if inside:

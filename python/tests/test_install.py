@@ -28,3 +28,24 @@ def test_what_a_module_has_only_when_asked_is_replaced_and_undone():
         "print(ours.__module__.split('.')[0], stock.__module__.split('.')[0])"
     )
     assert run(code) == "phalanx concurrent\n"
+
+
+def test_what_is_not_imported_yet_is_replaced_when_it_is():
+    code = (
+        "import sys, phalanx as p\n"
+        "p.install(); print('multiprocessing.managers' in sys.modules, 'concurrent.futures' in sys.modules)\n"
+        "import multiprocessing.managers as m, multiprocessing.pool as pool, concurrent.futures.process as f, inspect\n"
+        "print(m.SyncManager.__module__, pool.Pool.__module__, f.ProcessPoolExecutor.__module__, f.Queue.__module__)\n"
+        "print('class BaseManager' in inspect.getsource(m))\n"
+        "p.uninstall(); print(m.SyncManager.__module__, pool.Pool.__module__)"
+    )
+    assert run(code) == (
+        "False False\nphalanx.managers phalanx.pool phalanx.futures phalanx.queues\nTrue\n"
+        "multiprocessing.managers multiprocessing.pool\n"
+    )
+
+
+def test_a_module_of_ours_may_be_the_first_one_imported():
+    for first in ("phalanx._office", "phalanx.futures", "phalanx.connection", "phalanx.managers"):
+        code = f"import phalanx as p; p.install(); import {first}; import multiprocessing.pool as m; print(m.Pool.__module__)"
+        assert run(code) == "phalanx.pool\n"
