@@ -108,6 +108,10 @@ def _replace(target: str, attribute: str, replacement: object, saved: list[tuple
         holder = getattr(holder, inside)
     missing = object()
     before = vars(holder).get(attribute, missing)
+    if before is missing and hasattr(holder, "__getattr__"):
+        # Loaded on first use, as `concurrent.futures` does: then it is there.
+        getattr(holder, attribute, None)
+        before = vars(holder).get(attribute, missing)
     if before is replacement:
         return
     if before is missing:
