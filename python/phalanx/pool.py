@@ -762,7 +762,7 @@ ThreadPool = types.new_class(
     "ThreadPool",
     (Pool,),
     {},
-    lambda body: body.update({**{k: v for k, v in vars(_StockThreadPool).items() if k not in ("__dict__", "__weakref__")}, "__module__": __name__}),
+    lambda body: body.update({**{k: v for k, v in vars(_StockThreadPool).items() if k not in ("__dict__", "__weakref__")}, "__module__": __name__, "__doc__": "A pool of threads, with the methods of a pool of processes."}),
 )
 
 # The stock result classes stay: what the stock pool makes (threads, subclasses with their own queues) and what ours makes

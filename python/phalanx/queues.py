@@ -9,7 +9,6 @@ standard library's code, unchanged.
 
 import collections
 import errno
-import sys
 import threading
 import types
 import warnings
@@ -183,10 +182,10 @@ class Queue(_engine.Queue, _StockQueue):
 
 
 def _safe_queue():
-    # concurrent.futures has made a subclass already, if it was imported before us.
-    futures = sys.modules.get("concurrent.futures.process")
-    stock = getattr(futures, "_SafeQueue", None)
-    if stock is None or issubclass(stock, Queue):
+    # A subclass of the stock queue, made when that module is imported, which is before ours takes the stock one's place.
+    from concurrent.futures.process import _SafeQueue as stock
+
+    if issubclass(stock, Queue):
         return stock
     # Its methods go on to the next class, which is ours here.
     return type("_SafeQueue", (stock, Queue), {"__module__": stock.__module__, "__doc__": stock.__doc__})

@@ -88,8 +88,7 @@ def tests(folder: Path) -> None:
         "@pytest.mark.parametrize('n', range(4))\n"
         "def test_pool(n):\n"
         "    with multiprocessing.Pool(2) as pool:\n"
-        "        assert pool.map(double, range(n, n + 50)) == list(range(2 * n, 2 * n + 100, 2))\n\n"
-        "def test_fails():\n    assert double(2) == 5\n"
+        "        assert pool.map(double, range(n, n + 50)) == list(range(2 * n, 2 * n + 100, 2))\n"
     )
 
 
@@ -284,9 +283,7 @@ def differences(program: Program, stock: Outcome, ours: Outcome) -> list[str]:
     if extra:
         found.append("extra lines on stderr")
         found += [f"    + {line}" for line in extra[-16:]]
-    for who, one in (("stdlib", stock), ("phalanx", ours)):
-        found += [f"left by {who}: {what}" for what in one.left if who == "phalanx" or what not in ours.left]
-    return [line for line in found if not line.startswith("left by stdlib")]
+    return found + [f"left behind: {what}" for what in ours.left]
 
 
 def main() -> int:

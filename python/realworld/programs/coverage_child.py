@@ -1,9 +1,12 @@
 """Measured by coverage with concurrency = multiprocessing: the lines run in children only must be counted."""
 
 import multiprocessing
+import time
 
 
 def in_child(n):
+    # Long enough that both workers get some: coverage complains of a process that ran none of the lines.
+    time.sleep(0.05)
     if n % 2:
         return -n
     return n
@@ -18,7 +21,7 @@ def in_process(queue):
 
 def main():
     with multiprocessing.Pool(2) as pool:
-        print(pool.map(in_child, range(10)))
+        print(pool.map(in_child, range(10), chunksize=1))
         pool.close()
         pool.join()
     queue = multiprocessing.Queue()
