@@ -200,13 +200,6 @@ def _replace(target: str, attribute: str, replacement: object, saved: list[tuple
     before = vars(holder).get(attribute, _ABSENT)
     if before is replacement or replacement is None:
         # None: there was nothing to derive ours from when it was looked at.
-    missing = object()
-    before = vars(holder).get(attribute, missing)
-    if before is missing and hasattr(holder, "__getattr__"):
-        # Loaded on first use, as `concurrent.futures` does: then it is there.
-        getattr(holder, attribute, None)
-        before = vars(holder).get(attribute, missing)
-    if before is replacement:
         return
     # A module that has it only when asked (`concurrent.futures`) is not asked, which would import what is replaced.
     if before is _ABSENT and not hasattr(holder, "__getattr__"):
