@@ -61,6 +61,12 @@ enum Task {
         #[arg(long, default_value_t = 3)]
         rounds: u32,
     },
+    /// Runs the pains of other tools, each a program that must not hang, lose or leak, on the standard library and on phalanx
+    Pains {
+        /// Arguments for tests/pains/run.py (after `--`), for instance `-- --engine phalanx --only p07`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Runs format, clippy, rustdoc, the aarch64 build, and the house's own rules (direction, unsafe rooms)
     Check {
         /// Only these steps
@@ -92,6 +98,7 @@ fn main() -> ExitCode {
         Task::Test { package } => test::test(&package),
         Task::Bench { table, quick } => bench::bench(table.as_deref(), quick),
         Task::Realworld { only, rounds } => python::realworld(&only, rounds),
+        Task::Pains { args } => python::pains(&args),
         Task::Check { only } => check::check(&only),
         Task::Model { filter } => deep::model(filter.as_deref()),
         Task::Miri { package } => deep::miri(package.as_deref()),

@@ -208,6 +208,12 @@ pub(crate) fn conformance(args: &[String]) -> Outcome {
     venv.python(&[CONFORMANCE]).args(args).run()
 }
 
+/// Runs the programs of `tests/pains`.
+pub(crate) fn pains(args: &[String]) -> Outcome {
+    let venv = Venv::with_package()?;
+    venv.python(&["tests/pains/run.py"]).args(args).run()
+}
+
 /// Runs others' programs on the standard library and on the package, in an environment that has them.
 pub(crate) fn realworld(only: &[String], rounds: u32) -> Outcome {
     let venv = Venv::with_package()?;
