@@ -341,7 +341,7 @@ pub fn run(group: Group, options: &Options) -> Result {
         shuffle(&mut runners, &mut dice);
         runners.retain_mut(|runner| {
             probes.push(probe());
-            match sample(runner) {
+            match sample(runner, options.sample()) {
                 Ok(ns) => {
                     runner.samples.push(ns);
                     true
@@ -418,15 +418,22 @@ fn calibrate(contestant: &mut dyn Contestant, name: &'static str, sample: Durati
     }
 }
 
-/// Takes one sample, in nanoseconds a call.
-fn sample(runner: &mut Runner) -> Result<f64> {
+/// Takes one sample, in nanoseconds a call, and corrects the count for the next one: what mostly waits for its turn is far
+/// slower than at its best, by which it was calibrated.
+fn sample(runner: &mut Runner, wanted: Duration) -> Result<f64> {
     sys::watch(runner.name, 60);
     if runner.count >= WARM_UP {
         // Lets the scheduler forget who ran before.
         runner.contestant.run(runner.count / WARM_UP)?;
     }
     let time = runner.contestant.run(runner.count)?;
-    Ok(time.as_secs_f64() * 1e9 / runner.count as f64)
+    let each = time.as_secs_f64() * 1e9 / runner.count as f64;
+    if time > wanted * 4 {
+        runner.count = (runner.count / 2).max(1);
+    } else if time * 2 < wanted {
+        runner.count *= 2;
+    }
+    Ok(each)
 }
 
 /// Brings `all` into another order; always the same orders, so that two runs differ by the machine only.
