@@ -642,8 +642,13 @@ def figure(row, who, count):
     except subprocess.TimeoutExpired:
         return "hangs"
     finally:
+        # What it started is in its session; nothing of that may run beside the next figure. Trackers are given the time to
+        # take away what they know of.
+        until = time.monotonic() + 3
         try:
-            # What it started is in its session; nothing of that may run beside the next figure.
+            while child.returncode is not None and time.monotonic() < until:
+                os.killpg(child.pid, 0)
+                time.sleep(0.02)
             os.killpg(child.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
