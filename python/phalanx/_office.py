@@ -355,7 +355,8 @@ class Office:
                 self.staff.remove(worker)
             self.roll.pop(worker.pid, None)
         if exitcode and not killed and ready and self.on_death is not None and self.state != TERMINATED:
-            _run(lambda: self.on_death(exitcode))
+            # After those are told whose task died with it: they hear what happened, the others that it is over.
+            self.post(lambda: self.on_death(exitcode))
             return
         if had_task or killed or (ready and exitcode == 0):
             self.barren = 0
@@ -510,7 +511,7 @@ def _oversee(office):
                 break
             continue
         missing = office.target - len(office.workers)
-        if missing:
+        if missing and not office.posted:
             wait = office.not_before - time.monotonic()
             if wait > 0:
                 timeout = wait

@@ -24,6 +24,8 @@ use crate::lot::{
 const BELL: u64 = u64::MAX;
 /// The most tasks that a worker takes at once.
 const RANGE_MOST: usize = 64;
+/// How long the overseer sleeps at most while a lot is not done.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// So many ranges per worker, for a crew that starts a lot idle.
 const RANGES_PER_SEAT: usize = 4;
 
@@ -393,7 +395,9 @@ impl Crew {
         self.board
             .next_look_ns
             .store(due.map_or(u64::MAX, Deadline::as_ns), Ordering::SeqCst);
-        let due = [due, self.earliest_deadline(), deadline]
+        // Everything that counts wakes us; whoever waits for a task shall not depend on that alone.
+        let again = (!self.inner().lots.is_empty()).then(|| Deadline::after(LOOK_AGAIN));
+        let due = [due, self.earliest_deadline(), deadline, again]
             .into_iter()
             .flatten()
             .min();
@@ -446,21 +450,27 @@ impl Crew {
             return;
         };
         if let Some(seat) = lot.runner(index) {
-            self.kill_runner(inner, seat, bits, index, End::Cancelled);
+            if !self.kill_runner(inner, seat, bits, index, End::Cancelled) {
+                inner.cancels.push((bits, index));
+            }
         } else if lot.end(index, false, End::Cancelled, &[]) {
             // A retry put it back meanwhile.
             self.ended(lot, 1);
         }
     }
 
-    fn kill_runner(&self, inner: &mut Inner, seat: u32, lot: u64, index: u32, end: End) {
-        if let Some(hired) = inner.workers.get_mut(&(seat / self.threads))
-            && hired.killed.is_none()
+    /// Returns whether the worker is on its way out; not, if it works already and we have not been told of it yet.
+    fn kill_runner(&self, inner: &mut Inner, seat: u32, lot: u64, index: u32, end: End) -> bool {
+        let Some(hired) = inner.workers.get_mut(&(seat / self.threads)) else {
+            return false;
+        };
+        if hired.killed.is_none()
             && let Some(pidfd) = &hired.pidfd
         {
             hired.killed = Some(Killed { lot, index, end });
             let _ = pidfd.signal(SIGKILL);
         }
+        true
     }
 
     fn earliest_deadline(&self) -> Option<Deadline> {
@@ -490,8 +500,8 @@ impl Crew {
             if let Some(lot) = LotView::find(self.arena, bits)
                 && lot.is_run_by(index, number as u32)
                 && seat.deadline_ns.load(Ordering::SeqCst) == at
+                && self.kill_runner(inner, number as u32, bits, index, End::TimedOut)
             {
-                self.kill_runner(inner, number as u32, bits, index, End::TimedOut);
                 // Settled when its end is reported.
                 seat.deadline_ns.store(0, Ordering::SeqCst);
             }
