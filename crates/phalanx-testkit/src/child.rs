@@ -57,7 +57,10 @@ pub fn in_child<F: FnOnce()>(f: F) -> Child {
         },
         Forked::Child => {
             drop(ours);
-            let _ = theirs.arm();
+            if theirs.arm().is_err() {
+                // Its parent died before it could be tied to it.
+                process::exit_now(PANICKED);
+            }
             let outcome = catch_unwind(AssertUnwindSafe(f));
             process::exit_now(if outcome.is_ok() { 0 } else { PANICKED })
         }
