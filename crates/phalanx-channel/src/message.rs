@@ -13,7 +13,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use phalanx_prim::points;
-use phalanx_shm::{AllocError, Arena, BlockRef, Held, Kind, KindOps, register_kind};
+use phalanx_shm::{AllocError, Arena, BlockRef, Held, Kind, KindOps, PLACED_MOST, register_kind};
 
 const HEAD: usize = 16;
 const ALIGN: usize = 64;
@@ -94,6 +94,18 @@ impl Loan {
     ///
     /// [`AllocError`] when memory is short.
     pub fn new(arena: &'static Arena, len: usize, objects: &[Held]) -> Result<Self, AllocError> {
+        let mut loan = Self::unfilled(arena, len, objects)?;
+        // The padding of what lay here before has no value, and the caller may read.
+        loan[..len.min(PLACED_MOST)].fill(0);
+        Ok(loan)
+    }
+
+    /// As [`new`](Self::new), for callers that write every byte before anybody reads one.
+    pub(crate) fn unfilled(
+        arena: &'static Arena,
+        len: usize,
+        objects: &[Held],
+    ) -> Result<Self, AllocError> {
         let at = payload_at(objects.len());
         let total = at.checked_add(len).ok_or(AllocError::Exhausted {
             requested: len,
@@ -154,7 +166,8 @@ impl Deref for Loan {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `len` bytes at `at` lie in a block that is ours alone; fresh arena memory reads as some bytes.
+        // SAFETY: `len` bytes at `at` lie in a block that is ours alone; all of them were
+        // written or were zero from the start (see `new`).
         unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len) }
     }
 }
@@ -381,5 +394,62 @@ impl Drop for Message {
         if let Place::Block { arena, block, .. } = &self.place {
             discard(arena, *block);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phalanx_shm::session;
+    use phalanx_sync::Event;
+
+    #[test]
+    fn handles_live_as_long_as_the_message_they_travel_in() {
+        crate::install();
+        let arena = session().unwrap();
+        let block = arena.alloc(64, Kind::Bytes).unwrap();
+        let object = arena.publish(block).unwrap();
+        let mut loan = Loan::new(arena, 10, std::slice::from_ref(&object)).unwrap();
+        loan.copy_from_slice(b"0123456789");
+        drop(object);
+        assert_eq!(arena.holds_on(block), 1);
+        let message = Message::from_block(arena, loan.into_block());
+        assert_eq!(&*message, b"0123456789");
+        drop(message);
+        assert_eq!(arena.kind_of(block), None);
+    }
+
+    #[test]
+    fn a_loan_that_is_not_put_is_freed() {
+        crate::install();
+        let arena = session().unwrap();
+        let loan = Loan::new(arena, 5000, &[]).unwrap();
+        let block = loan.block();
+        // Fresh memory is some bytes; looking at it is allowed.
+        assert!(loan.iter().map(|byte| u64::from(*byte)).sum::<u64>() <= 255 * 5000);
+        drop(loan);
+        assert_eq!(arena.kind_of(block), None);
+    }
+
+    #[test]
+    fn an_event_is_sent_through_a_queue_and_set_by_the_receiver() {
+        let _dog = phalanx_testkit::watchdog(std::time::Duration::from_secs(100));
+        let queue = crate::Queue::<(Event, Vec<u8>)>::new().unwrap();
+        let event = Event::new().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..2 {
+                    let (event, bytes) = queue.get().unwrap();
+                    assert!(bytes.iter().all(|byte| *byte == 3));
+                    event.set();
+                }
+            });
+            for len in [10, 4000] {
+                queue.put((event.clone(), vec![3; len])).unwrap();
+                event.wait();
+                event.clear();
+            }
+        });
+        assert!(queue.is_empty() && !event.is_set());
     }
 }

@@ -279,3 +279,43 @@ impl<'de, S, R> Deserialize<'de> for Connection<S, R> {
             .ok_or_else(|| serde::de::Error::custom("this end of a pipe was closed on the way"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUNDS: usize = if cfg!(miri) { 6 } else { 2_000 };
+
+    #[test]
+    fn two_threads_talk_until_one_hangs_up() {
+        let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+        let (left, right) = pipe::<Vec<u8>, usize>().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for _ in 0..ROUNDS {
+                    let bytes = right.recv().unwrap();
+                    right.send(bytes.len()).unwrap();
+                }
+            });
+            for round in 0..ROUNDS {
+                left.send(vec![1; round * 700 % 4000]).unwrap();
+                assert_eq!(left.recv().unwrap(), round * 700 % 4000);
+            }
+            assert!(matches!(left.recv(), Err(GetError::Closed(_))));
+        });
+        assert_eq!(left.closed(), Some(Closed::Closed));
+    }
+
+    #[test]
+    fn an_end_is_sent_through_another_pipe() {
+        let (left, right) = pipe::<Connection<u8, u8>, ()>().unwrap();
+        let (near, far) = pipe::<u8, u8>().unwrap();
+        left.send(far).unwrap();
+        near.send(7).unwrap();
+        let far = right.recv().unwrap();
+        assert_eq!(far.recv().unwrap(), 7);
+        drop(far);
+        assert!(near.poll_timeout(Duration::from_millis(2)));
+        assert!(near.closed().is_some());
+    }
+}

@@ -682,3 +682,67 @@ impl<T> Clone for SimpleQueue<T> {
         Self(self.0.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ITEMS: u64 = if cfg!(miri) { 10 } else { 2_000 };
+
+    #[test]
+    fn what_is_put_is_taken_done_and_joined() {
+        let _dog = phalanx_testkit::watchdog(Duration::from_secs(200));
+        let queue = Queue::<(u64, String)>::builder()
+            .items(2)
+            .joinable()
+            .build()
+            .unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for expected in 0..ITEMS {
+                    let (number, text) = queue.get().unwrap();
+                    assert_eq!(
+                        (number, text),
+                        (expected, "x".repeat(expected as usize % 50))
+                    );
+                    queue.task_done().unwrap();
+                }
+            });
+            for number in 0..ITEMS {
+                queue
+                    .put((number, "x".repeat(number as usize % 50)))
+                    .unwrap();
+            }
+            queue.join().unwrap();
+        });
+        assert!(queue.task_done().is_err());
+    }
+
+    #[test]
+    fn a_closed_queue_gives_what_is_in_it() {
+        let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+        let queue = SimpleQueue::<u8>::new().unwrap();
+        queue.put(1).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert_eq!(queue.get().unwrap(), 1);
+                assert!(matches!(queue.get(), Err(GetError::Closed(_))));
+            });
+            std::thread::yield_now();
+            queue.close();
+        });
+        assert_eq!(queue.put(2).unwrap_err().value, 2);
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_item_back() {
+        let queue = Queue::bounded(1).unwrap();
+        queue.put("one".to_owned()).unwrap();
+        let soon = Duration::from_millis(2);
+        let refused = queue.put_timeout("two".to_owned(), soon).unwrap_err();
+        assert!(matches!(refused.kind, PutErrorKind::Full));
+        assert_eq!(refused.value, "two");
+        assert_eq!(queue.try_get().unwrap(), "one");
+        assert!(matches!(queue.get_timeout(soon), Err(GetError::Empty)));
+    }
+}

@@ -33,8 +33,8 @@
 
 use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Padded, points};
 use phalanx_shm::{
-    Acquired, AllocError, Arena, BlockRef, Brief, ExitRecord, Held, Kind, KindOps, Patience,
-    Placed, RawLock, Shared, TRANSIT, WaitError, current_slot, register_kind, sweeping,
+    Acquired, AllocError, Arena, BlockRef, Brief, ExitRecord, Held, Kind, KindOps, PLACED_MOST,
+    Patience, Placed, RawLock, Shared, TRANSIT, WaitError, current_slot, register_kind, sweeping,
 };
 use phalanx_sync::Gate;
 
@@ -397,6 +397,7 @@ fn new_segment(arena: &Arena, size: usize) -> Result<BlockRef, AllocError> {
         next: AtomicU64::new(0),
         size: AtomicU64::new(size as u64),
     };
+    const { assert!(size_of::<Segment>() <= PLACED_MOST) };
     let block = arena.alloc(size_of::<Segment>() + size, Kind::Segment)?;
     let at = arena.address(block).cast::<Segment>();
     // SAFETY: the block is ours alone and has room for the struct; blocks are aligned to 64 bytes at least, and a segment
@@ -999,7 +1000,7 @@ impl RawQueue {
         if len <= INLINE_MOST {
             return self.put_record(&Record::Inline(parts, len), patience);
         }
-        let mut loan = self.loan(len)?;
+        let mut loan = Loan::unfilled(self.held.arena(), len, &[])?;
         let mut rest = &mut *loan;
         for part in parts {
             let (here, behind) = rest.split_at_mut(part.len());
@@ -1023,7 +1024,7 @@ impl RawQueue {
         if objects.is_empty() {
             return self.put(&[bytes], patience);
         }
-        let mut loan = Loan::new(self.held.arena(), bytes.len(), objects)?;
+        let mut loan = Loan::unfilled(self.held.arena(), bytes.len(), objects)?;
         loan.copy_from_slice(bytes);
         self.put_loan(loan, patience).map_err(|(error, _)| error)
     }
@@ -1295,5 +1296,103 @@ impl RawQueue {
     pub fn is_ready(&self) -> bool {
         let core = self.core();
         core.has_item() || core.closed().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use phalanx_shm::session;
+    use phalanx_testkit::watchdog;
+
+    const ITEMS: usize = if cfg!(miri) { 12 } else { 5_000 };
+    /// Some in the ring, some in blocks of their own.
+    const SIZES: [usize; 4] = [0, 9, 500, INLINE_MOST + 100];
+
+    fn queue(bounds: Bounds) -> RawQueue {
+        crate::install();
+        RawQueue::new(session().unwrap(), bounds).unwrap()
+    }
+
+    fn item(number: usize) -> Vec<u8> {
+        vec![number as u8; SIZES[number % SIZES.len()]]
+    }
+
+    #[test]
+    fn items_of_one_producer_come_in_order() {
+        let _dog = watchdog(Duration::from_secs(200));
+        let queue = queue(Bounds::default());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 0..ITEMS {
+                    queue.put(&[&item(number)], Patience::FOREVER).unwrap();
+                }
+            });
+            for number in 0..ITEMS {
+                let message = queue.get(Patience::FOREVER).unwrap();
+                assert_eq!(*message, item(number));
+            }
+        });
+        assert_eq!((queue.len(), queue.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn two_producers_and_two_consumers_lose_nothing_at_a_bound() {
+        let _dog = watchdog(Duration::from_secs(200));
+        let bounds = Bounds {
+            items: Some(3),
+            ..Bounds::default()
+        };
+        let queue = queue(bounds);
+        let taken = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for number in 0..ITEMS {
+                        queue.put(&[&item(number)], Patience::FOREVER).unwrap();
+                    }
+                });
+                scope.spawn(|| {
+                    for _ in 0..ITEMS {
+                        let message = queue.get(Patience::FOREVER).unwrap();
+                        taken.fetch_add(message.len() as u64, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        let all: usize = (0..ITEMS).map(|number| item(number).len()).sum();
+        assert_eq!(taken.load(Ordering::Relaxed), 2 * all as u64);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_ring_that_is_full_grows_and_is_freed_with_what_is_in_it() {
+        let arena = session().unwrap();
+        let queue = queue(Bounds::default());
+        let (first, _) = queue.places();
+        for number in 0..4 * SIZES.len() {
+            let mut bytes = item(number);
+            bytes.resize(bytes.len().max(1000), 7);
+            queue.put(&[&bytes], Patience::FOREVER).unwrap();
+        }
+        let (_, payloads) = queue.places();
+        drop(queue);
+        assert_eq!(arena.kind_of(first), None);
+        assert!(payloads.iter().all(|block| arena.kind_of(*block).is_none()));
+    }
+
+    #[test]
+    fn a_loan_is_read_where_it_was_written() {
+        let queue = queue(Bounds::default());
+        let mut loan = queue.loan(3000).unwrap();
+        loan.fill(5);
+        let written = loan.as_ptr();
+        queue.put_loan(loan, Patience::FOREVER).unwrap();
+        let message = queue.get(Patience::FOREVER).unwrap();
+        assert!(message.is_in_place());
+        assert_eq!(message.as_ptr(), written);
+        assert_eq!(message.into_vec(), vec![5; 3000]);
     }
 }

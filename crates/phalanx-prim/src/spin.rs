@@ -193,3 +193,35 @@ fn cpus() -> usize {
     static CPUS: OnceLock<usize> = OnceLock::new();
     *CPUS.get_or_init(phalanx_sys::ids::cpus)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spin_answers_or_gives_up() {
+        let mut looks = 0;
+        let answer = Spin::until(|| {
+            looks += 1;
+            (looks == 3).then_some(looks)
+        });
+        // On one CPU nobody spins.
+        assert_eq!(answer, (cpus() > 1).then_some(3));
+        assert_eq!(Spin::until(|| None::<()>), None);
+        assert_eq!(Spin::backoff(|| None::<()>), None);
+    }
+
+    #[test]
+    fn who_spins_in_vain_spins_less_often() {
+        let mut history = HISTORY.get();
+        history.sleep_ns = PROBE_MOST_NS + 1;
+        history.episode_from = u64::MAX;
+        for step in [1, 2, 4] {
+            assert!(history.limit().is_some());
+            history.failed(1);
+            assert!((0..step).all(|_| history.limit().is_none()));
+        }
+        history.succeeded(0);
+        assert_eq!(history.limit(), Some(LIMIT_NS + LIMIT_NS));
+    }
+}

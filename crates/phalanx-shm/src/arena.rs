@@ -139,6 +139,9 @@ struct Small {
 }
 
 const BITMAP_WORDS: usize = 16;
+/// The most bytes of a type that is placed. Its padding is no value of any kind: who reads bytes of a reused block that
+/// nobody wrote gives so many from its start a value first.
+pub const PLACED_MOST: usize = 8192;
 /// What blocks of this size and more are aligned to: two cache lines, see [`Padded`].
 const WIDE: usize = 128;
 
@@ -902,7 +905,7 @@ impl Arena {
     ///
     /// [`AllocError`] when memory or addresses are short.
     pub fn emplace_with<T: Placed>(&self, value: T, extra: usize) -> Result<BlockRef, AllocError> {
-        const { assert!(align_of::<T>() <= WIDE) };
+        const { assert!(align_of::<T>() <= WIDE && size_of::<T>() <= PLACED_MOST) };
         let whole = size_of::<T>()
             .checked_add(extra)
             .ok_or(AllocError::Exhausted {
@@ -1076,5 +1079,94 @@ impl Arena {
 
     pub(crate) fn carve_owner_died(&self, slot: u16) {
         self.header().carve.owner_died(slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use phalanx_testkit::watchdog;
+
+    const ROUNDS: usize = if cfg!(miri) { 6 } else { 500 };
+    const LEN: usize = 16 << 20;
+
+    fn fill(arena: &Arena, block: BlockRef, len: usize, byte: u8) {
+        let at = arena.address(block).as_ptr();
+        assert!(arena.capacity_of(block) >= len);
+        // SAFETY: the block is the caller's, and has room for so many bytes.
+        unsafe { at.write_bytes(byte, len) };
+    }
+
+    fn is_filled(arena: &Arena, block: BlockRef, len: usize, byte: u8) -> bool {
+        let at = arena.address(block).as_ptr();
+        // SAFETY: the block is the caller's, who has written so many bytes; nobody else writes meanwhile.
+        let bytes = unsafe { std::slice::from_raw_parts(at, len) };
+        bytes.iter().all(|seen| *seen == byte)
+    }
+
+    #[test]
+    fn blocks_of_all_sizes_lie_apart_and_come_back() {
+        let arena = Arena::on_heap(LEN);
+        let before = arena.usage().blocks;
+        let sizes = [1, 64, 65, 300, 1000, 3000, 8192, 8193, 70_000];
+        let blocks: Vec<_> = sizes
+            .iter()
+            .map(|len| arena.alloc(*len, Kind::Bytes).unwrap())
+            .collect();
+        for (byte, (block, len)) in blocks.iter().zip(sizes).enumerate() {
+            fill(&arena, *block, len, byte as u8);
+        }
+        assert_eq!(arena.usage().blocks, before + sizes.len());
+        for (byte, (block, len)) in blocks.iter().zip(sizes).enumerate() {
+            assert!(is_filled(&arena, *block, len, byte as u8));
+            assert_eq!(arena.len_of(*block), len);
+            assert!(arena.free(*block));
+            assert!(!arena.free(*block), "a block is freed once");
+            assert_eq!(arena.kind_of(*block), None);
+        }
+        assert_eq!(arena.usage().blocks, before);
+        // The same bytes under another name.
+        let again = arena.alloc(70_000, Kind::Bytes).unwrap();
+        assert_eq!(again.offset(), blocks[8].offset());
+        assert_ne!(again, blocks[8]);
+    }
+
+    #[test]
+    fn threads_never_share_a_block() {
+        let _dog = watchdog(Duration::from_secs(100));
+        let arena = Arena::on_heap(LEN);
+        let work = |byte: u8| {
+            for round in 0..ROUNDS {
+                let len = [40, 200, 9000][round % 3];
+                let block = arena.alloc(len, Kind::Bytes).unwrap();
+                fill(&arena, block, len, byte);
+                std::thread::yield_now();
+                assert!(is_filled(&arena, block, len, byte));
+                assert!(arena.free(block));
+            }
+        };
+        std::thread::scope(|scope| {
+            for byte in 1..=3 {
+                scope.spawn(move || work(byte));
+            }
+        });
+        assert_eq!(arena.usage().blocks, 0);
+    }
+
+    #[test]
+    fn a_full_arena_says_so() {
+        let arena = Arena::on_heap(9 << 20);
+        let mut taken = Vec::new();
+        let error = loop {
+            match arena.alloc(SPAN, Kind::Bytes) {
+                Ok(block) => taken.push(block),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, AllocError::Exhausted { .. }), "{error}");
+        arena.free(taken[0]);
+        assert!(arena.alloc(SPAN, Kind::Bytes).is_ok());
     }
 }

@@ -554,3 +554,65 @@ pub enum HoldOrAlloc {
     #[error(transparent)]
     Alloc(#[from] AllocError),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use crate::session::session;
+
+    const ROUNDS: usize = if cfg!(miri) { 5 } else { 500 };
+    // More than one table has.
+    const MANY: usize = if cfg!(miri) { 20 } else { TABLE_ENTRIES + 10 };
+
+    fn object() -> Held {
+        let arena = session().unwrap();
+        let block = arena.alloc(100, Kind::Bytes).unwrap();
+        arena.publish(block).unwrap()
+    }
+
+    #[test]
+    fn an_object_lives_as_long_as_its_last_hold() {
+        let held = object();
+        let (arena, block) = (held.arena(), held.block());
+        let others: Vec<_> = (0..MANY).map(|_| held.clone()).collect();
+        assert_eq!(arena.holds_on(block), MANY as u32 + 1);
+        drop(held);
+        drop(others);
+        assert_eq!(arena.kind_of(block), None);
+        assert!(matches!(arena.hold(block), Err(HoldOrAlloc::Stale(_))));
+    }
+
+    #[test]
+    fn a_hold_travels_in_a_block() {
+        let held = object();
+        let (arena, object) = (held.arena(), held.block());
+        let carrier = arena.alloc(64, Kind::Bytes).unwrap();
+        arena.attach(carrier, 8, object).unwrap();
+        drop(held);
+        assert_eq!(arena.holds_on(object), 1);
+        let received = arena.hold(object).unwrap();
+        arena.detach(carrier, 8);
+        assert_eq!(arena.holds_on(object), 1);
+        drop(received);
+        assert_eq!(arena.kind_of(object), None);
+        arena.free(carrier);
+    }
+
+    #[test]
+    fn threads_count_their_holds_together() {
+        let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+        let held = object();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..ROUNDS {
+                        drop(held.clone());
+                    }
+                });
+            }
+        });
+        assert_eq!(held.arena().holds_on(held.block()), 1);
+    }
+}

@@ -20,7 +20,7 @@ mod slots;
 mod sweep;
 mod token;
 
-pub use arena::{Arena, Placed, Usage};
+pub use arena::{Arena, PLACED_MOST, Placed, Usage};
 pub use block::{BlockRef, Kind, NOBODY, OBJECT, TRANSIT};
 pub use error::{AllocError, OpenError, StaleHandle};
 pub use hold::{Held, HoldOrAlloc};

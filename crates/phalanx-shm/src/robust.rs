@@ -594,3 +594,76 @@ impl<S: Scope> RawLock<S> {
         &self.word
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const ROUNDS: u32 = if cfg!(miri) { 25 } else { 10_000 };
+
+    fn counts_right<S: Scope>() {
+        let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+        let lock = RawLock::<S>::new();
+        // Two words that only a lock keeps equal.
+        let pair = [Word::new(0), Word::new(0)];
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..ROUNDS {
+                        assert_eq!(lock.lock_forever(), Acquired::Clean);
+                        let now = pair[0].load(Ordering::Relaxed);
+                        assert_eq!(now, pair[1].load(Ordering::Relaxed));
+                        pair[0].store(now + 1, Ordering::Relaxed);
+                        std::thread::yield_now();
+                        pair[1].store(now + 1, Ordering::Relaxed);
+                        lock.unlock();
+                    }
+                });
+            }
+        });
+        assert_eq!(pair[0].load(Ordering::Relaxed), 3 * ROUNDS);
+        assert!(!lock.is_locked());
+    }
+
+    #[test]
+    fn one_thread_at_a_time_has_a_private_lock() {
+        counts_right::<Local>();
+    }
+
+    #[test]
+    fn one_thread_at_a_time_has_a_shared_lock() {
+        counts_right::<Shared>();
+    }
+
+    #[test]
+    fn a_wait_for_a_held_lock_ends_in_time() {
+        let lock = RawLock::<Local>::new();
+        assert_eq!(lock.try_lock(), Some(Acquired::Clean));
+        assert!(lock.is_mine());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert_eq!(lock.try_lock(), None);
+                let soon = Patience::timeout(Duration::from_millis(2));
+                assert_eq!(lock.lock(soon), Err(WaitError::TimedOut));
+            });
+        });
+        lock.unlock();
+        assert_eq!(lock.owner(), None);
+    }
+
+    #[test]
+    fn the_next_owner_hears_of_a_death_once() {
+        let lock = RawLock::<Shared>::new();
+        // A thread of a process that is not there any more, in a slot that nobody has.
+        let dead = 77 << 16 | 1;
+        assert_eq!(lock.lock_as(dead, Patience::FOREVER), Ok(Acquired::Clean));
+        assert!(lock.is_held_by(77));
+        assert!(!lock.owner_died(78));
+        assert!(lock.owner_died(77));
+        assert_eq!(lock.lock_forever(), Acquired::OwnerDied);
+        lock.unlock();
+        assert_eq!(lock.lock_forever(), Acquired::Clean);
+        lock.unlock();
+    }
+}

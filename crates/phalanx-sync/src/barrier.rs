@@ -444,3 +444,50 @@ impl<'de> Deserialize<'de> for Barrier<Shared> {
         Object::deserialize(deserializer).map(|state| Self { state })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phalanx_prim::AtomicU32;
+
+    const ROUNDS: u32 = if cfg!(miri) { 8 } else { 1_000 };
+
+    fn nobody_runs_ahead<S: Home>(barrier: &Barrier<S>) {
+        let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+        let (came, led) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for round in 1..=ROUNDS {
+                        came.fetch_add(1, Ordering::Relaxed);
+                        let place = barrier.wait().unwrap();
+                        let seen = came.load(Ordering::Relaxed);
+                        assert!((2 * round..=2 * round + 1).contains(&seen));
+                        led.fetch_add(u32::from(place == 0), Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(led.load(Ordering::Relaxed), ROUNDS);
+        assert_eq!(barrier.waiting(), 0);
+    }
+
+    #[test]
+    fn threads_meet_at_a_private_barrier() {
+        nobody_runs_ahead(&Barrier::local(2).unwrap());
+    }
+
+    #[test]
+    fn threads_meet_at_a_shared_barrier() {
+        nobody_runs_ahead(&Barrier::new(2).unwrap());
+    }
+
+    #[test]
+    fn one_who_gives_up_breaks_it_until_it_is_reset() {
+        let barrier = Barrier::new(2).unwrap();
+        assert!(barrier.wait_timeout(Duration::from_millis(2)).is_err());
+        assert!(barrier.is_broken());
+        barrier.reset();
+        nobody_runs_ahead(&barrier);
+    }
+}

@@ -435,3 +435,51 @@ impl<'de> Deserialize<'de> for Condition<Shared> {
         Object::deserialize(deserializer).map(|state| Self { state })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Lock;
+
+    const ROUNDS: u32 = if cfg!(miri) { 8 } else { 2_000 };
+
+    fn hands_over<S: Home>(lock: &Lock<S>, changed: &Condition<S>) {
+        let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+        let turn = phalanx_prim::AtomicU32::new(0);
+        let play = |mine: u32| {
+            for round in (0..ROUNDS).map(|round| 2 * round + mine) {
+                let guard = lock.lock().unwrap();
+                // Relaxed: the lock orders it.
+                let other = || turn.load(Ordering::Relaxed) != round;
+                let guard = changed.wait_while(guard, other).unwrap();
+                turn.store(round + 1, Ordering::Relaxed);
+                changed.notify_one();
+                drop(guard);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| play(1));
+            play(0);
+        });
+        assert_eq!(turn.load(Ordering::Relaxed), 2 * ROUNDS);
+        assert_eq!(changed.waiters(), 0);
+    }
+
+    #[test]
+    fn two_threads_take_turns() {
+        hands_over(&Lock::local(), &Condition::local());
+        hands_over(&Lock::new().unwrap(), &Condition::new().unwrap());
+    }
+
+    #[test]
+    fn a_wait_that_nobody_ends_has_the_lock_again() {
+        let (lock, changed) = (Lock::new().unwrap(), Condition::new().unwrap());
+        let guard = lock.lock().unwrap();
+        let (guard, notified) = changed
+            .wait_timeout(guard, Duration::from_millis(2))
+            .unwrap();
+        assert!(!notified && lock.is_mine());
+        drop(guard);
+        assert!(!lock.is_locked());
+    }
+}

@@ -227,3 +227,51 @@ impl<'de> Deserialize<'de> for Event<Shared> {
         Object::deserialize(deserializer).map(|state| Self { state })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUNDS: u32 = if cfg!(miri) { 10 } else { 2_000 };
+
+    fn answers<S: Home>(there: &Event<S>, back: &Event<S>) {
+        let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..ROUNDS {
+                    there.wait();
+                    there.clear();
+                    back.set();
+                }
+            });
+            for _ in 0..ROUNDS {
+                there.set();
+                back.wait();
+                back.clear();
+            }
+        });
+        assert!(!there.is_set() && !back.is_set());
+    }
+
+    #[test]
+    fn two_threads_answer_each_other() {
+        answers(&Event::local(), &Event::local());
+        answers(&Event::new().unwrap(), &Event::new().unwrap());
+    }
+
+    #[test]
+    fn all_who_wait_are_woken_though_it_is_cleared_at_once() {
+        let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+        let event = Event::new().unwrap();
+        std::thread::scope(|scope| {
+            let waiters: Vec<_> = (0..3).map(|_| scope.spawn(|| event.wait())).collect();
+            // One that comes late waits for the next.
+            while waiters.iter().any(|waiter| !waiter.is_finished()) {
+                event.set();
+                event.clear();
+                std::thread::yield_now();
+            }
+        });
+        assert!(!event.wait_timeout(Duration::from_millis(2)));
+    }
+}

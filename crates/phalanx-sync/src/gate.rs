@@ -208,3 +208,70 @@ impl<S: Scope> Gate<S> {
         &self.word
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use phalanx_prim::AtomicU32;
+    use phalanx_shm::{Local, Shared};
+
+    const ROUNDS: u32 = if cfg!(miri) { 15 } else { 5_000 };
+
+    fn no_wake_is_lost<S: Scope>() {
+        let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+        let (gate, turn) = (Gate::<S>::new(), AtomicU32::new(0));
+        let play = |mine: u32| {
+            for round in (0..ROUNDS).map(|round| 2 * round + mine) {
+                let mine = || (turn.load(Ordering::Acquire) == round).then_some(());
+                gate.wait_until(Patience::FOREVER, mine).unwrap();
+                turn.store(round + 1, Ordering::Release);
+                gate.notify(1);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| play(1));
+            play(0);
+        });
+        assert_eq!(turn.load(Ordering::Relaxed), 2 * ROUNDS);
+    }
+
+    #[test]
+    fn two_threads_take_turns_at_a_private_gate() {
+        no_wake_is_lost::<Local>();
+    }
+
+    #[test]
+    fn two_threads_take_turns_at_a_shared_gate() {
+        no_wake_is_lost::<Shared>();
+    }
+
+    #[test]
+    fn what_was_written_before_the_unlock_is_seen_behind_the_gate() {
+        let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+        for _ in 0..ROUNDS {
+            let (gate, lock) = (Gate::<Local>::new(), phalanx_shm::RawLock::<Local>::new());
+            let done = AtomicU32::new(0);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let _ = lock.lock_forever();
+                    // Relaxed: the unlock is the only thing that orders it.
+                    done.store(1, Ordering::Relaxed);
+                    lock.unlock();
+                    gate.notify_after_unlock(1);
+                });
+                let seen = || (done.load(Ordering::Relaxed) == 1).then_some(());
+                gate.wait_until(Patience::FOREVER, seen).unwrap();
+            });
+        }
+    }
+
+    #[test]
+    fn a_gate_that_nobody_opens_times_out() {
+        let gate = Gate::<Local>::new();
+        let soon = Patience::timeout(Duration::from_millis(2));
+        let waited = gate.wait_until(soon, || None::<()>);
+        assert_eq!(waited, Err(WaitError::TimedOut));
+    }
+}

@@ -704,3 +704,97 @@ impl<S: Home> Releasable for RLockGuard<'_, S> {
         self.lock.acquire_all(how, Patience::FOREVER) == Ok(Acquired::OwnerDied)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    const ROUNDS: u32 = if cfg!(miri) { 15 } else { 5_000 };
+
+    /// A number that is only right if one thread at a time is at it.
+    struct Plain(Cell<u32>);
+
+    // SAFETY: the tests touch it with their lock held.
+    unsafe impl Sync for Plain {}
+
+    impl Plain {
+        fn count(&self) {
+            let now = self.0.get();
+            std::thread::yield_now();
+            self.0.set(now + 1);
+        }
+    }
+
+    fn lock_guards<S: Home>(lock: &Lock<S>) {
+        let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+        let plain = Plain(Cell::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let plain = &plain;
+                    for _ in 0..ROUNDS {
+                        let guard = lock.lock().unwrap();
+                        plain.count();
+                        drop(guard);
+                    }
+                });
+            }
+        });
+        assert_eq!(plain.0.get(), 2 * ROUNDS);
+        assert!(!lock.is_locked());
+    }
+
+    #[test]
+    fn a_private_lock_guards_plain_memory() {
+        lock_guards(&Lock::local());
+    }
+
+    #[test]
+    fn a_shared_lock_guards_plain_memory() {
+        lock_guards(&Lock::new().unwrap());
+    }
+
+    #[test]
+    fn a_recursive_lock_is_let_go_by_its_last_guard() {
+        let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+        let lock = RLock::new().unwrap();
+        let plain = Plain(Cell::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let plain = &plain;
+                    for _ in 0..ROUNDS {
+                        let outer = lock.lock().unwrap();
+                        let inner = lock.lock().unwrap();
+                        assert_eq!(lock.depth(), 2);
+                        drop(inner);
+                        plain.count();
+                        drop(outer);
+                    }
+                });
+            }
+        });
+        assert_eq!(plain.0.get(), 2 * ROUNDS);
+        assert_eq!(lock.depth(), 0);
+    }
+
+    #[test]
+    fn a_held_lock_names_its_owner() {
+        let lock = Lock::named("till").unwrap();
+        let guard = lock.lock().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let refused = lock.try_lock();
+                assert!(matches!(
+                    refused,
+                    Err(LockError::TimedOut { owner: Some(_) })
+                ));
+            });
+        });
+        assert!(lock.is_mine());
+        assert_eq!(lock.name(), "till");
+        drop(guard);
+        assert!(lock.try_lock().is_ok());
+    }
+}

@@ -397,3 +397,55 @@ impl<S: Home> fmt::Debug for Permit<'_, S> {
         f.write_str("Permit")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phalanx_prim::AtomicU32;
+
+    const ROUNDS: u32 = if cfg!(miri) { 10 } else { 5_000 };
+
+    fn never_more_than_two<S: Home>(seats: &Semaphore<S>) {
+        let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+        let (inside, most) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..ROUNDS {
+                        let permit = seats.acquire();
+                        let now = inside.fetch_add(1, Ordering::Relaxed) + 1;
+                        most.fetch_max(now, Ordering::Relaxed);
+                        std::thread::yield_now();
+                        inside.fetch_sub(1, Ordering::Relaxed);
+                        drop(permit);
+                    }
+                });
+            }
+        });
+        assert!((1..=2).contains(&most.load(Ordering::Relaxed)));
+        assert_eq!(seats.value(), 2);
+    }
+
+    #[test]
+    fn threads_share_private_permits() {
+        never_more_than_two(&Semaphore::local(2));
+    }
+
+    #[test]
+    fn threads_share_permits_in_the_arena() {
+        never_more_than_two(&Semaphore::new(2).unwrap());
+    }
+
+    #[test]
+    fn a_bounded_one_takes_no_more_than_it_gave() {
+        let seats = BoundedSemaphore::new(1).unwrap();
+        let permit = seats.acquire();
+        assert!(seats.acquire_timeout(Duration::from_millis(2)).is_none());
+        drop(permit);
+        assert!(seats.release().is_err());
+        seats.acquire().forget();
+        assert_eq!(seats.value(), 0);
+        seats.release().unwrap();
+        assert!(seats.try_acquire().is_some());
+    }
+}

@@ -662,3 +662,43 @@ impl<'de> Deserialize<'de> for SharedMemory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUNDS: u64 = if cfg!(miri) { 10 } else { 2_000 };
+
+    #[test]
+    fn threads_change_a_value_one_after_another() {
+        let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+        let shared = Shared::new([0_u64; 2]).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                let shared = shared.clone();
+                scope.spawn(move || {
+                    for _ in 0..ROUNDS {
+                        shared.with(|pair| *pair = [pair[0] + 1, pair[1] + 2]);
+                    }
+                });
+            }
+        });
+        assert_eq!(shared.get(), [2 * ROUNDS, 4 * ROUNDS]);
+    }
+
+    #[test]
+    fn a_slice_and_bare_memory_keep_what_is_written() {
+        let slice = SharedSlice::from_slice(&[1_u16, 2, 3]).unwrap();
+        slice.with(|values| values.reverse());
+        assert_eq!(&*slice.lock().unwrap(), [3, 2, 1]);
+        let zeros = SharedSlice::<u64>::zeroed(100).unwrap();
+        assert!(zeros.with(|values| values.iter().all(|value| *value == 0)));
+
+        let memory = SharedMemory::new(10).unwrap();
+        memory.write_at(7, b"end").unwrap();
+        let mut read = [1; 4];
+        memory.read_at(6, &mut read).unwrap();
+        assert_eq!(&read, b"\0end");
+        assert!(memory.write_at(8, b"end").is_err());
+    }
+}

@@ -26,7 +26,13 @@ pub fn start_time(pid: u32) -> io::Result<u64> {
 /// Returns now on the clock that counts since boot, in nanoseconds: the clock by which the kernel notes starts.
 #[must_use]
 pub fn since_boot() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let clock = if cfg!(miri) {
+        // The nearest that Miri has.
+        rustix::time::ClockId::Monotonic
+    } else {
+        rustix::time::ClockId::Boottime
+    };
+    let now = rustix::time::clock_gettime(clock);
     (now.tv_sec as u64)
         .saturating_mul(1_000_000_000)
         .saturating_add(now.tv_nsec as u64)
@@ -136,6 +142,10 @@ pub fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern 
             parent: extern "C" fn(),
             child: extern "C" fn(),
         ) -> libc::c_int;
+    }
+    if cfg!(miri) {
+        // Miri does not know the call, and nobody forks there.
+        return;
     }
     // SAFETY: three functions that live as long as the program. Out of memory is the only failure; the child then finds
     // out at first use, by its pid.
