@@ -200,6 +200,7 @@ def work(desk, number, threads, initializer, initargs, most, wrap, memory_limit)
     def fail(error, unsendable):
         return dump_failure(error, unsendable, wrap)
 
+    fail.ends_worker = wrap == 2
     helpers = [
         threading.Thread(target=other.run, args=(most, fail), name=f"{process.current_process().name}-{index}", daemon=True)
         for index, other in enumerate(others, 1)

@@ -171,7 +171,17 @@ impl Hand {
         function: &Bound<'_, PyAny>,
         fail: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let value = match self.call(py, index, function) {
+        let (how, args) = match self.read(py, index) {
+            Ok(read) => read,
+            // An executor is broken by what cannot be read: its worker ends, and says why on its stderr.
+            Err(error) if fail.getattr("ends_worker")?.is_truthy()? => return Err(error),
+            Err(error) => {
+                let bytes = failure(py, fail, &error, None)?;
+                drop(error);
+                return self.tell(py, index, End::Error, bytes.as_bytes(), fail);
+            }
+        };
+        let value = match call(function, how, args) {
             Ok(value) => value,
             Err(error) => {
                 let bytes = failure(py, fail, &error, None)?;
@@ -211,26 +221,13 @@ impl Hand {
         Ok(())
     }
 
-    fn call<'py>(
-        &self,
-        py: Python<'py>,
-        index: u32,
-        function: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    /// Reads a task's arguments, and how the function takes them.
+    fn read<'py>(&self, py: Python<'py>, index: u32) -> PyResult<(u8, Bound<'py, PyAny>)> {
         let bytes = self.worker.args(index);
         let Some((how, bytes)) = bytes.split_first() else {
             return Err(PyRuntimeError::new_err("a task without arguments"));
         };
-        let value = payload::decode(py, bytes)?;
-        match *how {
-            CALL_ALL => {
-                let (args, kwds) = value.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
-                drop(value);
-                call_with(function, args, Some(kwds))
-            }
-            CALL_STAR => call_with(function, value, None),
-            _ => function.call1((value,)),
-        }
+        Ok((*how, payload::decode(py, bytes)?))
     }
 
     fn tell(
@@ -250,6 +247,22 @@ impl Hand {
                 .map_err(raise)?;
         }
         Ok(())
+    }
+}
+
+fn call<'py>(
+    function: &Bound<'py, PyAny>,
+    how: u8,
+    value: Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    match how {
+        CALL_ALL => {
+            let (args, kwds) = value.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
+            drop(value);
+            call_with(function, args, Some(kwds))
+        }
+        CALL_STAR => call_with(function, value, None),
+        _ => function.call1((value,)),
     }
 }
 
