@@ -752,7 +752,14 @@ pub(crate) struct Seat {
     pub(crate) busy_ns: AtomicU64,
     /// Times it was taken off a range by the overseer.
     reserved: AtomicU64,
+    /// Named, so that it has a value.
+    padding: [AtomicU64; 8],
 }
+
+const _: () = assert!(
+    size_of::<Seat>() == 16 * 8,
+    "no padding but that which is named"
+);
 
 /// What all processes of a crew see.
 #[derive(Debug)]
@@ -776,6 +783,7 @@ pub(crate) struct Board {
 // SAFETY: repr(C), atomics and a gate only, the only type placed under its kind.
 unsafe impl Placed for Board {
     const KIND: Kind = Kind::Crew;
+    const PADDED_UP_TO: usize = std::mem::offset_of!(Board, seats);
 }
 
 const TASKS: usize = std::mem::offset_of!(Board, tasks);
@@ -843,6 +851,7 @@ pub(crate) fn new_board(
             tasks: word(0),
             busy_ns: word(0),
             reserved: word(0),
+            padding: std::array::from_fn(|_| word(0)),
         }),
     };
     let board = Object::new(board)?;

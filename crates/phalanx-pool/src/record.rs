@@ -516,7 +516,13 @@ pub(crate) struct Board {
 // SAFETY: repr(C), atomics and a gate only, the only type placed under its kind.
 unsafe impl Placed for Board {
     const KIND: Kind = Kind::Pool;
+    const PADDED_UP_TO: usize = std::mem::offset_of!(Board, seats);
 }
+
+const _: () = assert!(
+    size_of::<Seat>() == 64,
+    "no padding but that which is named"
+);
 
 const TASKS: usize = std::mem::offset_of!(Board, tasks);
 const PORT: usize = std::mem::offset_of!(Board, port);

@@ -139,7 +139,7 @@ struct Small {
 }
 
 const BITMAP_WORDS: usize = 16;
-/// The most bytes of a type that is placed. Its padding is no value of any kind: who reads bytes of a reused block that
+/// Where the padding of a type that is placed ends at most. Padding is no value of any kind: who reads bytes of a reused block that
 /// nobody wrote gives so many from its start a value first.
 pub const PLACED_MOST: usize = 8192;
 /// What blocks of this size and more are aligned to: two cache lines, see [`Padded`].
@@ -207,9 +207,13 @@ pub struct Arena {
 /// `Self` is `repr(C)`, is the only type ever placed in blocks of [`KIND`](Self::KIND), and is made of atomics, raw locks
 /// and arrays of them alone: any bytes are a valid value, and every access through a shared reference is atomic. So a
 /// reference to a block that was freed and reused reads nonsense at worst.
-pub unsafe trait Placed: 'static {
+pub unsafe trait Placed: Sized + 'static {
     /// The kind of block it lives in.
     const KIND: Kind;
+
+    /// From this byte on there is no padding between the fields; at most [`PLACED_MOST`]. Padding has no value, and bytes that
+    /// were a placed value are read as bytes by the block's next tenant.
+    const PADDED_UP_TO: usize = size_of::<Self>();
 }
 
 impl Arena {
@@ -905,7 +909,7 @@ impl Arena {
     ///
     /// [`AllocError`] when memory or addresses are short.
     pub fn emplace_with<T: Placed>(&self, value: T, extra: usize) -> Result<BlockRef, AllocError> {
-        const { assert!(align_of::<T>() <= WIDE && size_of::<T>() <= PLACED_MOST) };
+        const { assert!(align_of::<T>() <= WIDE && T::PADDED_UP_TO <= PLACED_MOST) };
         let whole = size_of::<T>()
             .checked_add(extra)
             .ok_or(AllocError::Exhausted {
