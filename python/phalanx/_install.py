@@ -24,8 +24,9 @@ _MODULES: dict[str, str] = {
     "phalanx.pool": "multiprocessing.pool",
     "phalanx.managers": "multiprocessing.managers",
 }
-# Imported at once: what they replace is in use before anybody imports the module they are about.
-_AT_ONCE = ("phalanx.threading", "phalanx.synchronize")
+# Imported at once: what they replace is in use before anybody imports the module they are about; or a second copy of that
+# module may be the first to be imported (`import_fresh_module("queue")`), and the first copy is the one that counts.
+_AT_ONCE = ("phalanx.threading", "phalanx.queue", "phalanx.synchronize")
 
 _lock = threading.RLock()
 _ABSENT = object()
