@@ -51,7 +51,7 @@ pub(crate) const WHOLE: u32 = 64;
 
 // ---- an entry's word ----
 
-const TODO: u32 = 0;
+const WAITING: u32 = 0;
 const RUNNING: u32 = 1;
 const STATE: u32 = 15;
 /// The entry's result block is freed with the lot by this entry.
@@ -361,7 +361,7 @@ impl LotView {
         let claimed = item
             .word
             .compare_exchange(
-                TODO,
+                WAITING,
                 RUNNING | seat << SEAT_SHIFT,
                 Ordering::AcqRel,
                 Ordering::Relaxed,
@@ -375,7 +375,7 @@ impl LotView {
     }
 
     pub(crate) fn is_todo(self, index: u32) -> bool {
-        index < self.len() && self.entry_at(index).word.load(Ordering::Relaxed) == TODO
+        index < self.len() && self.entry_at(index).word.load(Ordering::Relaxed) == WAITING
     }
 
     /// Who runs it, if somebody does.
@@ -407,7 +407,7 @@ impl LotView {
     pub(crate) fn put_back(self, index: u32) {
         let item = self.item(index);
         self.discard(item);
-        item.word.store(TODO, Ordering::Release);
+        item.word.store(WAITING, Ordering::Release);
     }
 
     fn discard(self, item: &Item) {
@@ -506,7 +506,7 @@ impl LotView {
             .word
             // Alone with it from here on, under a seat that nobody has.
             .compare_exchange(
-                TODO,
+                WAITING,
                 RUNNING | NO_SEAT << SEAT_SHIFT,
                 Ordering::AcqRel,
                 Ordering::Relaxed,
