@@ -13,7 +13,8 @@
 //!   The intervals double while that fails, and a thread whose sleeps are long never probes.
 //! - *Episodes.* The kernel may have put both on one core, where no spin can succeed; it moves one of them only when it sees
 //!   both wanting to run for a while. So a thread whose spins begin to fail skips none for [`EPISODE_NS`], at most once
-//!   per [`EPISODE_EVERY_NS`], and more rarely while that fails.
+//!   per [`EPISODE_EVERY_NS`], and more rarely while that fails; each then lasts as long as a probe, so that an episode is
+//!   not spent on spins that end while the other is being woken.
 //!
 //! All spinning in vain together costs what spinning has saved before, plus a few percent of the time spent waiting.
 
@@ -50,6 +51,7 @@ struct History {
     /// What a spin may take beyond the limit.
     credit_ns: u64,
     /// When the episode ends, when the next may begin, and how long after that the one after it.
+    in_episode: bool,
     episode_until: u64,
     episode_from: u64,
     episode_every: u64,
@@ -64,6 +66,7 @@ thread_local! {
             probe_step: PROBE_FIRST,
             sleep_ns: 0,
             credit_ns: 0,
+            in_episode: false,
             episode_until: 0,
             episode_from: 0,
             episode_every: EPISODE_EVERY_NS,
@@ -98,7 +101,9 @@ impl History {
         if now < self.episode_until {
             return;
         }
+        self.in_episode = false;
         if now >= self.episode_from && self.sleep_ns < PROBE_MOST_NS {
+            self.in_episode = true;
             self.episode_until = now + EPISODE_NS;
             self.episode_from = now + self.episode_every;
             self.episode_every = (self.episode_every * 2).min(EPISODE_RAREST_NS);
@@ -113,7 +118,12 @@ impl History {
     /// Returns how long to spin in this wait, `None` for not at all.
     fn limit(&mut self) -> Option<u64> {
         if self.skip == 0 {
-            return Some(LIMIT_NS + self.credit_ns);
+            let usual = LIMIT_NS + self.credit_ns;
+            return Some(if self.in_episode {
+                usual.max(self.probe_ns())
+            } else {
+                usual
+            });
         }
         self.skip -= 1;
         self.probe_in = self.probe_in.saturating_sub(1);
@@ -122,7 +132,12 @@ impl History {
         }
         self.probe_in = self.probe_step;
         self.probe_step = (self.probe_step * 2).min(PROBE_RAREST);
-        Some((self.sleep_ns * 3 / 2).max(LIMIT_NS))
+        Some(self.probe_ns())
+    }
+
+    /// As long as the other's wake-up and answer take.
+    fn probe_ns(&self) -> u64 {
+        (self.sleep_ns.min(PROBE_MOST_NS) * 3 / 2).max(LIMIT_NS)
     }
 }
 

@@ -101,6 +101,14 @@ impl Releasable for Around<'_> {
         self.note(ear.raised());
         acquired == Ok(Acquired::OwnerDied)
     }
+
+    fn is_free(&self) -> bool {
+        match self.native() {
+            Some(Inner::Lock(lock)) => !lock.is_locked(),
+            Some(Inner::RLock(lock)) => !lock.is_locked(),
+            _ => true,
+        }
+    }
 }
 
 fn count_of(py: Python<'_>, lock: &Py<PyAny>) -> PyResult<u32> {

@@ -100,7 +100,7 @@ impl SemLock {
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
         let inner = self.inner()?;
-        if self.try_now(py, inner)? == Some(true) {
+        if self.clean_now(inner) {
             return Ok(true);
         }
         if let Inner::Stock(stock) = inner {
@@ -122,7 +122,7 @@ impl SemLock {
         if let Some(block) = block
             && !block.is_truthy()?
         {
-            return Ok(false);
+            return Ok(self.try_now(py, inner)? == Some(true));
         }
         let seconds =
             match timeout {
@@ -132,7 +132,7 @@ impl SemLock {
                 })?),
             };
         match Timeout::from_seconds(seconds)? {
-            Timeout::Now => Ok(false),
+            Timeout::Now => Ok(self.try_now(py, inner)? == Some(true)),
             timeout => self.wait(py, inner, timeout),
         }
     }
@@ -159,11 +159,13 @@ impl SemLock {
     /// Acquires it, for a `with`.
     pub(crate) fn enter(&self, py: Python<'_>) -> PyResult<bool> {
         let inner = self.inner()?;
-        match self.try_now(py, inner)? {
-            Some(true) => Ok(true),
-            Some(false) => self.wait(py, inner, Timeout::Never),
-            None => self.acquire_with(py, None, None),
+        if self.clean_now(inner) {
+            return Ok(true);
         }
+        if let Inner::Stock(_) = inner {
+            return self.acquire_with(py, None, None);
+        }
+        self.wait(py, inner, Timeout::Never)
     }
 
     fn bind(&self, inner: Inner, maxvalue: i32, name: Option<&str>) -> PyResult<()> {
@@ -192,6 +194,24 @@ impl SemLock {
             (now as u32).cast_signed()
         } else {
             0
+        }
+    }
+
+    /// Takes it if it is free and nothing happened to it. Unlike [`try_now`](Self::try_now) it does not ask after the owner:
+    /// whoever goes on to wait will hear of its death there.
+    #[inline]
+    fn clean_now(&self, inner: &Inner) -> bool {
+        match inner {
+            Inner::Lock(lock) => lock.try_clean(),
+            Inner::RLock(lock) => lock.try_clean(),
+            Inner::Semaphore(semaphore, hint) => {
+                let taken = semaphore.try_acquire_alone(hint);
+                if taken {
+                    self.counted(1);
+                }
+                taken
+            }
+            Inner::Stock(_) => false,
         }
     }
 

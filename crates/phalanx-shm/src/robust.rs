@@ -129,6 +129,15 @@ impl Scope for Shared {
 
 thread_local! {
     static LOOKS_AGAIN: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+    /// After whom this thread asked last, and when: the lock's address and the owner's word.
+    static ASKED: std::cell::Cell<((usize, u32), u64)> = const { std::cell::Cell::new(((0, 0), 0)) };
+}
+
+/// How a sleep on the lock ended.
+enum Slept {
+    /// Neither by a wake nor by the caller's time: it is time to ask about the owner.
+    Long,
+    Ended(Waited),
 }
 
 /// While it lives, the calling thread looks every now and then whether the owner of a lock it sleeps on has died.
@@ -391,13 +400,26 @@ impl<S: Scope> RawLock<S> {
                 Err(seen) if Owner::of(seen).is_none() && seen != now => now = seen,
                 Err(seen) => {
                     let owner = Owner::of(seen)?;
-                    if !S::is_dead(owner) {
+                    if !self.may_ask(seen) || !S::is_dead(owner) {
                         return None;
                     }
                     return self.take_over(seen, me).then_some(Acquired::OwnerDied);
                 }
             }
         }
+    }
+
+    /// Returns `true` if it is time to ask the kernel after the owner that `seen` names. Who tries again and again to get one
+    /// lock asks now and then only: between two questions the sweeper is as quick.
+    fn may_ask(&self, seen: u32) -> bool {
+        let whom = (std::ptr::from_ref(&self.word) as usize, seen & !CONTENDED);
+        let now = phalanx_prim::clock::now_ns();
+        let (asked, when) = ASKED.get();
+        let may = asked != whom || now.saturating_sub(when) >= LOOK_AGAIN.as_nanos() as u64;
+        if may {
+            ASKED.set((whom, now));
+        }
+        may
     }
 
     fn take_over(&self, seen: u32, me: u32) -> bool {
@@ -478,9 +500,13 @@ impl<S: Scope> RawLock<S> {
             let ask = S::is_mortal() && asked.is_none();
             let waited = self.sleep(now | CONTENDED, patience.deadline, ask);
             points::point("lock.woken");
-            if waited == Waited::Changed || waited == Waited::TimedOut {
+            if matches!(waited, Slept::Long | Slept::Ended(Waited::TimedOut)) {
                 doubted = Some(owner);
             }
+            let waited = match waited {
+                Slept::Long => Waited::Changed,
+                Slept::Ended(waited) => waited,
+            };
             match patience.check(waited) {
                 // Before giving up: the time may have been shorter than a look takes.
                 Err(WaitError::TimedOut) if ask && S::is_dead(owner) => {}
@@ -489,15 +515,15 @@ impl<S: Scope> RawLock<S> {
         }
     }
 
-    fn sleep(&self, expected: u32, deadline: Option<Deadline>, ask: bool) -> Waited {
+    fn sleep(&self, expected: u32, deadline: Option<Deadline>, ask: bool) -> Slept {
         if !ask && !S::looks_again() {
-            return self.word.wait(expected, deadline, S::WAIT);
+            return Slept::Ended(self.word.wait(expected, deadline, S::WAIT));
         }
         let look = Deadline::after(LOOK_AGAIN);
         let until = deadline.map_or(look, |deadline| deadline.min(look));
         match self.word.wait(expected, Some(until), S::WAIT) {
-            Waited::TimedOut if deadline != Some(until) => Waited::Changed,
-            waited => waited,
+            Waited::TimedOut if deadline != Some(until) => Slept::Long,
+            waited => Slept::Ended(waited),
         }
     }
 

@@ -5,10 +5,11 @@
 //! | word | meaning |
 //! |---|---|
 //! | 0 | free |
-//! | 1 | its owner waits |
+//! | 1 | its owner waits, and looks at the word again before it sleeps |
 //! | 2 | its owner was notified and has not noticed yet |
+//! | 3 | its owner waits and sleeps, or is about to: who notifies it must wake it |
 //!
-//! `notify(n)` picks the n that wait longest. So exactly n are woken, the right ones, and nobody wakes without a reason
+//! 0 → 1 and 1, 3 → 2 happen under the table's lock; 1 → 3 and 2 → 0 are the owner's alone and need none. `notify(n)` picks the n that wait longest. So exactly n are woken, the right ones, and nobody wakes without a reason
 //! except those who found the table full (they stand at a gate in common). A waiter that times out looks under the table's
 //! lock whether it was notified at the last moment. A waiter that dies notified passes its notification on.
 #![expect(unsafe_code, reason = "the marker of what may be placed in the arena")]
@@ -32,6 +33,11 @@ const PLACES: usize = 60;
 const FREE: u32 = 0;
 const WAITING: u32 = 1;
 const NOTIFIED: u32 = 2;
+const SLEEPING: u32 = 3;
+
+fn waits(word: u32) -> bool {
+    word == WAITING || word == SLEEPING
+}
 
 #[derive(Debug)]
 #[repr(C)]
@@ -126,6 +132,11 @@ impl<S: Home> ConditionState<S> {
 
     /// Leaves the place; `true` if it was notified.
     fn leave(&self, place: &Place) -> bool {
+        if place.word.load(Ordering::Acquire) == NOTIFIED {
+            // Nobody else touches it any more: not behind the notifier, who still has the table's lock.
+            place.word.store(FREE, Ordering::Release);
+            return true;
+        }
         self.lock();
         let notified = place.word.load(Ordering::Relaxed) == NOTIFIED;
         place.word.store(FREE, Ordering::Release);
@@ -145,14 +156,16 @@ impl<S: Home> ConditionState<S> {
             let waiting = self
                 .places
                 .iter()
-                .filter(|place| place.word.load(Ordering::Relaxed) == WAITING);
+                .filter(|place| waits(place.word.load(Ordering::Relaxed)));
             let Some(oldest) = waiting.min_by_key(|place| place.ticket.load(Ordering::Relaxed))
             else {
                 break;
             };
-            oldest.word.store(NOTIFIED, Ordering::Release);
+            let was = oldest.word.swap(NOTIFIED, Ordering::AcqRel);
             points::point("condition.notified");
-            oldest.word.wake(1, S::WAIT);
+            if was == SLEEPING {
+                oldest.word.wake(1, S::WAIT);
+            }
             woken += 1;
         }
         if woken < count {
@@ -204,8 +217,14 @@ impl<S: Home> ConditionState<S> {
                 self.leave(place);
                 return Ok(());
             }
+            // Fails if it sleeps already (for the second time) or was notified.
+            let _ =
+                place
+                    .word
+                    .compare_exchange(WAITING, SLEEPING, Ordering::AcqRel, Ordering::Relaxed);
             points::point("condition.sleep");
-            if let Err(error) = patience.check(place.word.wait(WAITING, patience.deadline, S::WAIT))
+            if let Err(error) =
+                patience.check(place.word.wait(SLEEPING, patience.deadline, S::WAIT))
             {
                 // Still in the table: the handler itself may notify.
                 if error == WaitError::Interrupted && !heard() {
@@ -377,6 +396,10 @@ impl<S: Home> Condition<S> {
         };
         let how = lock.let_go();
         let waited = state.wait(place, key, patience, &mut heard);
+        if waited.is_ok() {
+            // Its notifier has the lock, most likely, and not for long: cheaper to look than to sleep once more.
+            let _ = phalanx_prim::Spin::until(|| lock.is_free().then_some(()));
+        }
         let died = lock.have_again(how);
         (waited, died)
     }
@@ -402,7 +425,7 @@ impl<S: Home> Condition<S> {
         self.state
             .places
             .iter()
-            .filter(|place| place.word.load(Ordering::Relaxed) == WAITING)
+            .filter(|place| waits(place.word.load(Ordering::Relaxed)))
             .count()
     }
 }

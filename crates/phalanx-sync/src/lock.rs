@@ -682,6 +682,11 @@ pub trait Releasable {
     fn let_go(&self) -> u32;
     /// Has it again. Returns `true` if its owner died meanwhile.
     fn have_again(&self, how: u32) -> bool;
+    /// Tells whether nobody has it at this moment. A hint: who was notified looks for a while before it queues behind its
+    /// notifier.
+    fn is_free(&self) -> bool {
+        true
+    }
 }
 
 impl<S: Home> Releasable for LockGuard<'_, S> {
@@ -693,6 +698,10 @@ impl<S: Home> Releasable for LockGuard<'_, S> {
     fn have_again(&self, _: u32) -> bool {
         self.lock.state.raw.lock_forever() == Acquired::OwnerDied
     }
+
+    fn is_free(&self) -> bool {
+        !self.lock.is_locked()
+    }
 }
 
 impl<S: Home> Releasable for RLockGuard<'_, S> {
@@ -702,6 +711,10 @@ impl<S: Home> Releasable for RLockGuard<'_, S> {
 
     fn have_again(&self, how: u32) -> bool {
         self.lock.acquire_all(how, Patience::FOREVER) == Ok(Acquired::OwnerDied)
+    }
+
+    fn is_free(&self) -> bool {
+        !self.lock.is_locked()
     }
 }
 
