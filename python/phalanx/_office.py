@@ -58,6 +58,11 @@ def by_value(value):
     return _ByValue(cloudpickle.dumps(value, protocol=5))
 
 
+def by_value_star(values):
+    """Pickle the elements of a list of arguments by value."""
+    return tuple(by_value(value) for value in values)
+
+
 def _main_is_nameless():
     main = sys.modules.get("__main__")
     return getattr(main, "__file__", None) is None and getattr(main, "__spec__", None) is None
@@ -267,7 +272,9 @@ class Office:
         try:
             return self.crew.apply(name, args, kwds, options)
         except Exception as error:
-            if self.state != OPEN or self.crew.broken() is not None:
+            # It may have broken since the check above.
+            self.check()
+            if self.state != OPEN:
                 raise
             try:
                 args, kwds = tuple(by_value(value) for value in args), {key: by_value(value) for key, value in kwds.items()}
@@ -275,19 +282,16 @@ class Office:
             except Exception:
                 raise error from None
 
-    def map(self, function, items, star, options):
+    def map(self, function, items, star, options, batch=1):
+        """Submit a call per item; ``batch`` of them are one task to the engine."""
         self.check()
         name = self.function(function)
         try:
-            return self.crew.map(name, items, star, options)
-        except Exception as error:
-            if self.state == TERMINATED or self.crew.broken() is not None:
-                raise
-            try:
-                items = [tuple(by_value(value) for value in item) if star else by_value(item) for item in items]
-                return self.crew.map(name, items, star, options)
-            except Exception:
-                raise error from None
+            return self.crew.map(name, items, star, options, batch, by_value_star if star else by_value)
+        except Exception:
+            # It may have broken since the check above.
+            self.check()
+            raise
 
     def check(self):
         if self.broken is None and self.crew.broken() is not None:
@@ -380,9 +384,17 @@ class Office:
 
     def listen(self, lot, then):
         """Call ``then`` in the pool's thread when the lot is done."""
-        self.listeners[lot.id] = then
+
+        def told():
+            if lot.done():
+                then()
+            else:
+                self.listen(lot, then)
+
+        name = lot.id
+        self.listeners[name] = told
         if not lot.notify():
-            self.post(lot.id)
+            self.post(name)
 
     def post(self, what):
         self.posted.append(what)
@@ -442,16 +454,17 @@ class Office:
 
     def failure(self, lot, index, function=None):
         """The exception of a task that did not end with a value."""
-        return self.explain(lot.end(index), lot.raw(index), function, lambda: lot.call(index), lambda: lot.tries(index))
+        return self.explain(lot.end(index), lot.raw(index), function, lambda inside: lot.call(index, inside), lambda: lot.tries(index))
 
     def explain(self, end, data, function=None, call=None, tries=None):
         if end == ERROR:
             return load_failure(data)
         if end in (DIED, TIMED_OUT):
             ran = int.from_bytes(data[:8], "little") / 1e9
-            report = pickle.loads(data[8:]) if data[8:] else {}
+            inside = int.from_bytes(data[8:16], "little")
+            report = pickle.loads(data[16:]) if data[16:] else {}
             try:
-                task = summary(function, call() if call else None)
+                task = summary(function, call(inside) if call else None)
             except Exception:
                 task = summary(function, None)
             attempts = tries() if tries else 1

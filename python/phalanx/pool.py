@@ -4,9 +4,11 @@ Tasks, results and the record of who holds what are in shared memory; one thread
 callbacks. A worker that dies costs the task it ran, which fails with :class:`phalanx.WorkerDiedError`.
 """
 
+import _thread
 import collections
 import os
 import threading
+import time
 import types
 import warnings
 from multiprocessing import TimeoutError, get_context, util
@@ -17,6 +19,9 @@ from phalanx._office import VALUE, Office
 from phalanx._progress import bar as _bar
 
 __all__ = ["ApplyResult", "AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult", "Pool", "ThreadPool"]
+
+# Most calls of a map that are one task to the engine.
+_BATCH_MOST = 256
 
 INIT, RUN, CLOSE, TERMINATE = "INIT", "RUN", "CLOSE", "TERMINATE"
 
@@ -186,14 +191,14 @@ class Pool(_StockPool):
         """
         if self._office is None:
             return _StockPool.map(self, func, iterable, chunksize)
-        result = self._submit_map(func, iterable, False, chunksize, None, None, timeout, retries)
+        result = self._submit_map(func, iterable, False, chunksize, None, None, timeout, retries, progress)
         return result._get_with(progress)
 
     def starmap(self, func, iterable, chunksize=None, *, timeout=None, retries=None, progress=None):
         """As :meth:`map`, with items that are argument lists: ``func(*item)``."""
         if self._office is None:
             return _StockPool.starmap(self, func, iterable, chunksize)
-        result = self._submit_map(func, iterable, True, chunksize, None, None, timeout, retries)
+        result = self._submit_map(func, iterable, True, chunksize, None, None, timeout, retries, progress)
         return result._get_with(progress)
 
     def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None, *, timeout=None, retries=None):
@@ -208,18 +213,29 @@ class Pool(_StockPool):
             return _StockPool.starmap_async(self, func, iterable, chunksize, callback, error_callback)
         return self._submit_map(func, iterable, True, chunksize, callback, error_callback, timeout, retries)
 
-    def _submit_map(self, func, iterable, star, chunksize, callback, error_callback, timeout, retries):
+    def _submit_map(self, func, iterable, star, chunksize, callback, error_callback, timeout, retries, progress=None):
         self._check_running()
         if type(iterable) is not list:
             iterable = list(iterable)
         if chunksize is not None and chunksize < 0:
             chunksize = 0
-        options = self._options(timeout, retries, self._together(len(iterable), chunksize))
+        timeout, retries, _, _ = self._options(timeout, retries)
+        batch, together = 1, self._together(len(iterable), chunksize)
+        if not timeout and not retries and not progress and self._maxtasksperchild is None:
+            batch = self._batch(len(iterable), chunksize)
+            together //= batch
         try:
-            lot = self._office.map(func, iterable, star, options)
+            lot = self._office.map(func, iterable, star, (timeout, retries, together, False), batch)
         except Exception as error:
             return self._failed(MapResult, error, func, callback, error_callback)
         return MapResult(self, callback, error_callback, office=self._office, lot=lot, function=func)
+
+    def _batch(self, items, chunksize):
+        """How many calls are one task of a map that fails as a whole: few enough that all workers end about together."""
+        if chunksize is None:
+            return min(max(items // (64 * self._processes * self._office.threads), 1), _BATCH_MOST)
+        # As many as divide a chunk.
+        return max((size for size in range(1, min(chunksize, _BATCH_MOST) + 1) if chunksize % size == 0), default=1)
 
     def _together(self, items, chunksize):
         """How many items a worker must take as one; 0 leaves it to the engine."""
@@ -334,6 +350,7 @@ class ApplyResult(_StockApplyResult):
         self._callback = callback
         self._error_callback = error_callback
         self._event = None
+        self._settling = _thread.allocate_lock()
         self._settled = error is not None
         self._success = False
         self._value = error
@@ -356,12 +373,16 @@ class ApplyResult(_StockApplyResult):
             self._callback = self._error_callback = None
 
     def _settle(self):
-        lot = self._lot
-        if self._settled or lot is None:
+        if self._settled:
             return
-        self._success, self._value = self._read(lot)
-        self._settled = True
-        self._lot = self._office = self._function = None
+        # A large value is made once: a second thread waits for it.
+        with self._settling:
+            lot = self._lot
+            if self._settled or lot is None:
+                return
+            self._success, self._value = self._read(lot)
+            self._settled = True
+            self._lot = self._office = self._function = None
 
     def _read(self, lot):
         try:
@@ -479,6 +500,22 @@ class MapResult(ApplyResult, _StockMapResult):
             return False, self._office.failure(lot, values, self._function)
         except Exception as error:
             return False, error
+
+    def get(self, timeout=None):
+        """Return the values, or raise what the first call that failed raised; ``TimeoutError`` if they are not there in time."""
+        if self._event is None and self._lot is not None:
+            # One thread makes values while others still run; a second one waits until it is done or gives up.
+            begun = time.monotonic()
+            if not self._settling.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
+                raise TimeoutError
+            try:
+                lot = self._lot
+                if lot is not None:
+                    lot.collect(None if timeout is None else timeout - (time.monotonic() - begun))
+            finally:
+                self._settling.release()
+            timeout = 0
+        return super().get(timeout)
 
     def _get_with(self, progress):
         lot = self._lot

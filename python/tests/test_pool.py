@@ -95,6 +95,120 @@ def test_a_map_says_which_task_died_and_the_pool_goes_on(two):
     assert two.map(square, range(100)) == [x * x for x in range(100)]
 
 
+def die_at_777(x):
+    if x == 777:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def wrong_at_777(x):
+    if x == 777:
+        raise ArithmeticError(x)
+    return x
+
+
+def ones(x):
+    import numpy
+
+    return numpy.full(20_000, float(x))
+
+
+def mark(path, value):
+    """Note that it was called; with one byte, so that none is lost."""
+    with open(path, "ab") as file:
+        file.write(b".")
+    return value() if callable(value) else value
+
+
+def shared_bytes():
+    """What this process has mapped of the memory that its family shares."""
+    total, ours = 0, False
+    for line in open("/proc/self/smaps"):
+        if "-" in line.split(" ", 1)[0]:
+            ours = "memfd:" in line
+        elif ours and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+class Opaque:
+    """What no pickler takes."""
+
+    def __reduce_ex__(self, protocol):
+        raise ValueError("not to be pickled")
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 7, 64, 250, 5000])
+def test_a_large_map_is_run_in_batches_and_comes_back_whole(two, chunksize):
+    want = [x * x for x in range(20_011)]
+    assert two.map(square, range(20_011), chunksize) == want
+    assert two.starmap(pow, [(x, 2) for x in range(20_011)], chunksize) == want
+    # Those of a test before may be among them.
+    assert sum(seat["tasks"] for seat in two.stats()) >= 40_022
+
+
+def test_a_batch_tells_which_of_its_calls_died_and_which_failed(two):
+    with pytest.raises(WorkerDiedError, match=r"while it ran die_at_777\(777\)"):
+        two.map(die_at_777, range(5000))
+    with pytest.raises(ArithmeticError, match="777"):
+        two.map(wrong_at_777, range(5000))
+    assert two.map(square, range(5000)) == [x * x for x in range(5000)]
+
+
+def test_a_map_that_needs_functions_by_value_calls_each_once(two, tmp_path):
+    path = tmp_path / "marks"
+    path.touch()
+    values = [(str(path), x) for x in range(2999)]
+    values.insert(1500, (str(path), lambda: 7))
+    back = two.starmap(mark, values)
+    assert back[1500] == 7
+    assert back[:1500] + back[1501:] == list(range(2999))
+    assert path.stat().st_size == 3000
+
+
+def test_a_map_that_cannot_be_pickled_fails_and_leaves_the_pool_whole(two):
+    with pytest.raises(ValueError, match="not to be pickled"):
+        two.map(square, [*range(4000), Opaque(), *range(4000)])
+    assert two.map(square, range(5000)) == [x * x for x in range(5000)]
+
+
+def test_large_values_of_a_batch_do_not_keep_each_other_alive(two):
+    numpy = pytest.importorskip("numpy")
+    back = two.map(ones, range(2000), chunksize=50)
+    assert all(float(array.sum()) == 20_000.0 * x for x, array in enumerate(back))
+    full = shared_bytes()
+    kept = back[7]
+    del back
+    gc.collect()
+    # 320 MB were there; a batch is 8 MB, one array 160 kB.
+    assert full > 300e6
+    assert shared_bytes() < full - 310e6
+    assert numpy.array_equal(kept, numpy.full(20_000, 7.0))
+
+
+def test_threads_that_ask_for_one_result_all_get_it(two):
+    result = two.map_async(square, range(50_000))
+    found = []
+
+    def ask():
+        found.append(result.get(60))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    want = [x * x for x in range(50_000)]
+    assert len(found) == 4 and all(values == want for values in found)
+
+
+def test_a_map_whose_time_is_up_can_be_asked_again(two):
+    result = two.map_async(nap, [0.4] + [0.0] * 5000)
+    with pytest.raises(pool.TimeoutError):
+        result.get(0.01)
+    assert len(result.get(60)) == 5001
+
+
 def test_lazy_maps_give_the_error_in_its_place(two):
     values = two.imap(die_at_three, range(6))
     assert [next(values) for _ in range(3)] == [0, 1, 2]

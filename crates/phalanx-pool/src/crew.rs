@@ -600,7 +600,9 @@ impl Crew {
         }
         let since = seat.since_ns.load(Ordering::Relaxed);
         let ran = clock::now_ns().saturating_sub(since);
+        let inside = seat.inside.swap(0, Ordering::Relaxed);
         let mut bytes = ran.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&inside.to_le_bytes());
         bytes.extend_from_slice(report);
         if lot.end(victim, true, end, &bytes) {
             self.ended(lot, 1);

@@ -343,6 +343,19 @@ impl CrewWorker {
         self.account();
     }
 
+    /// Says how many calls of the task that runs are done: where a task is many calls, its death's report names the one that
+    /// it ran. Say 0 before [`finish`](Self::finish).
+    #[inline]
+    pub fn inside(&self, calls: u64) {
+        self.seat().inside.store(calls, Ordering::Relaxed);
+    }
+
+    /// Counts calls of a task beyond its first as runs.
+    pub fn count_calls(&self, more: u64) {
+        let tasks = &self.seat().tasks;
+        tasks.store(tasks.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+    }
+
     /// First: what is committed in time must not be killed for.
     fn disarm(&self, claim: Claim) {
         if claim.timeout_ns != 0 {

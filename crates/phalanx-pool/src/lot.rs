@@ -750,8 +750,8 @@ pub(crate) struct Seat {
     pub(crate) since_ns: AtomicU64,
     pub(crate) tasks: AtomicU64,
     pub(crate) busy_ns: AtomicU64,
-    /// Times it was taken off a range by the overseer.
-    reserved: AtomicU64,
+    /// How far it is inside a task that is many calls.
+    pub(crate) inside: AtomicU64,
     /// Named, so that it has a value.
     padding: [AtomicU64; 8],
 }
@@ -850,7 +850,7 @@ pub(crate) fn new_board(
             since_ns: word(0),
             tasks: word(0),
             busy_ns: word(0),
-            reserved: word(0),
+            inside: word(0),
             padding: std::array::from_fn(|_| word(0)),
         }),
     };

@@ -52,6 +52,23 @@ pub(crate) fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Result<(), 
     encoder.value(value, 0)
 }
 
+/// As [`encode`] for a list of these values, which nobody else has.
+pub(crate) fn encode_items(values: &[Bound<'_, PyAny>], out: &mut Vec<u8>) -> Result<(), Unfit> {
+    let mut encoder = Encoder {
+        out,
+        numbered: [0; MOST_NUMBERED],
+        count: 0,
+        open_tuples: [0; DEEPEST],
+        depth: 1,
+    };
+    encoder.out.push(b'l');
+    write_varint(encoder.out, values.len() as u64);
+    for value in values {
+        encoder.value(value, 1)?;
+    }
+    Ok(())
+}
+
 /// As [`encode`] for the values that need no encoder: answers `None` if it is not one of them.
 pub(crate) fn encode_scalar(
     value: &Bound<'_, PyAny>,
@@ -234,6 +251,47 @@ pub(crate) fn decode<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, 
     decoder.value(0)
 }
 
+/// The values that [`encode_items`] wrote, one after the other.
+pub(crate) struct Items<'a, 'py> {
+    decoder: Decoder<'a, 'py>,
+    left: usize,
+}
+
+/// Begins to read a list. `None` if these bytes are none of a list that nobody refers to.
+///
+/// # Errors
+///
+/// `ValueError` if its length is none.
+pub(crate) fn decode_items<'a, 'py>(
+    py: Python<'py>,
+    bytes: &'a [u8],
+) -> PyResult<Option<Items<'a, 'py>>> {
+    let Some((b'l', rest)) = bytes.split_first() else {
+        return Ok(None);
+    };
+    let mut decoder = Decoder {
+        py,
+        rest,
+        numbered: Vec::new(),
+    };
+    let left = decoder.len()?;
+    Ok(Some(Items { decoder, left }))
+}
+
+impl<'py> Iterator for Items<'_, 'py> {
+    type Item = PyResult<Bound<'py, PyAny>>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        Some(self.decoder.value(1))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
 fn torn() -> PyErr {
     PyValueError::new_err("these bytes are not a message of this version of phalanx")
 }
@@ -307,6 +365,13 @@ impl<'py> Decoder<'_, 'py> {
             b't' => return self.tuple(depth, numbered),
             b'l' => {
                 let len = self.len()?;
+                if !numbered {
+                    let mut items = Vec::with_capacity(len.min(1024));
+                    for _ in 0..len {
+                        items.push(self.value(depth + 1)?);
+                    }
+                    return Ok(PyList::new(py, items)?.into_any());
+                }
                 let list = PyList::empty(py);
                 // Before its items: they may refer to it.
                 self.number(numbered, list.as_any());

@@ -72,6 +72,35 @@ pub(crate) fn encode(
     }
 }
 
+/// Encodes a list of these values into `small`, however long, if that takes no buffers and handles beside it; answers
+/// whether it did.
+///
+/// # Errors
+///
+/// What pickling raises.
+pub(crate) fn encode_items(
+    py: Python<'_>,
+    values: &[Bound<'_, PyAny>],
+    small: &mut Vec<u8>,
+) -> PyResult<bool> {
+    small.clear();
+    if codec::encode_items(values, small).is_ok() {
+        return Ok(true);
+    }
+    small.clear();
+    let list = PyList::new(py, values)?;
+    let (pickled, objects) = collect(|| pickle::dump(list.as_any()));
+    let pickled = pickled?;
+    if !pickled.buffers.is_empty() || !objects.is_empty() {
+        return Ok(false);
+    }
+    small.push(b'P');
+    for piece in &pickled.pickle {
+        small.extend_from_slice(piece.bind(py).as_bytes());
+    }
+    Ok(true)
+}
+
 fn encode_pickle(
     arena: &'static Arena,
     object: &Bound<'_, PyAny>,

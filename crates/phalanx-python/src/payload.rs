@@ -12,8 +12,10 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
+use crate::codec;
 use crate::door::raise;
 use crate::message::{self, Encoded, Shared};
+use crate::pool::{VALUES_EACH, VALUES_LIST};
 
 const APART: u8 = b'S';
 /// Arrays from here on are written once for all tasks of a call.
@@ -84,6 +86,49 @@ impl Packer {
         self.bytes
             .extend_from_slice(&held.block().to_bits().to_le_bytes());
         self.holds.push(held);
+        Ok(())
+    }
+
+    /// Tells whether an item, or an element of one that is a list of arguments, is a large array.
+    pub(crate) fn has_large_arrays(&self, items: &Bound<'_, PyList>, star: bool) -> bool {
+        self.arrays.is_some()
+            && items.iter().any(|item| match item.cast_exact::<PyTuple>() {
+                Ok(args) if star => args.iter_borrowed().any(|arg| self.is_large_array(&arg)),
+                _ => self.is_large_array(&item),
+            })
+    }
+
+    /// Appends a list that nobody else has: what many calls are made with.
+    pub(crate) fn pack_items(&mut self, items: &Bound<'_, PyList>) -> PyResult<()> {
+        self.small.clear();
+        let values = Vec::from_iter(items.iter());
+        if codec::encode_items(&values, &mut self.small).is_ok() {
+            self.bytes.extend_from_slice(&self.small);
+            return Ok(());
+        }
+        self.pack(items.as_any())
+    }
+
+    /// Appends the values of many calls: as one list where all are plain or pickled without buffers, so that none keeps the
+    /// memory of another alive; otherwise one by one.
+    pub(crate) fn pack_each(
+        &mut self,
+        py: Python<'_>,
+        values: &[Bound<'_, PyAny>],
+    ) -> PyResult<()> {
+        if message::encode_items(py, values, &mut self.small)? {
+            self.bytes.push(VALUES_LIST);
+            self.bytes.extend_from_slice(&self.small);
+            return Ok(());
+        }
+        self.bytes.push(VALUES_EACH);
+        for value in values {
+            let at = self.bytes.len();
+            self.bytes.extend_from_slice(&[0; 8]);
+            self.pack(value)?;
+            let len = (self.bytes.len() - at - 8) as u64;
+            self.bytes[at..at + 8].copy_from_slice(&len.to_le_bytes());
+        }
         Ok(())
     }
 
@@ -180,6 +225,64 @@ pub(crate) fn decode<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, 
     };
     let held = receive(kind, bits).map_err(PyRuntimeError::new_err)?;
     message::open_kept(py, &Kept::from_held(held))
+}
+
+/// Calls `f` with each of the objects that [`Packer::pack_items`] wrote, as long as it says so.
+///
+/// # Errors
+///
+/// What unpickling raises; `MemoryError`.
+pub(crate) fn for_each<'py>(
+    py: Python<'py>,
+    bytes: &[u8],
+    mut f: impl FnMut(Bound<'py, PyAny>) -> bool,
+) -> PyResult<()> {
+    if let Some(items) = codec::decode_items(py, bytes)? {
+        for item in items {
+            if !f(item?) {
+                break;
+            }
+        }
+        return Ok(());
+    }
+    for item in decode(py, bytes)?.cast::<PyList>()?.iter() {
+        if !f(item) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Appends to `values` what [`Packer::pack_each`] wrote.
+///
+/// # Errors
+///
+/// What unpickling raises; `MemoryError`.
+pub(crate) fn decode_each(values: &Bound<'_, PyList>, bytes: &[u8]) -> PyResult<()> {
+    let py = values.py();
+    let torn = || PyRuntimeError::new_err("these bytes are no values of a task");
+    match bytes.split_first().ok_or_else(torn)? {
+        (&VALUES_LIST, list) => {
+            if let Some(items) = codec::decode_items(py, list)? {
+                for item in items {
+                    values.append(item?)?;
+                }
+                return Ok(());
+            }
+            let list = message::decode_small(py, list)?.cast_into::<PyList>()?;
+            let end = values.len();
+            values.set_slice(end, end, list.as_any())
+        }
+        (_, mut rest) => {
+            while let Some((len, more)) = rest.split_first_chunk() {
+                let len = usize::try_from(u64::from_le_bytes(*len)).map_err(|_| torn())?;
+                let (value, more) = more.split_at_checked(len).ok_or_else(torn)?;
+                values.append(decode(py, value)?)?;
+                rest = more;
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Makes an object of the block of a result, which is the caller's.

@@ -1,16 +1,16 @@
 //! The crew of a pool, as its maker has it, and the lots that it submits.
 
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use phalanx_pool::{End, LotSpec, News, SubmitError};
 use phalanx_prim::Deadline;
 use phalanx_shm::WaitError;
-use pyo3::exceptions::{PyIndexError, PyMemoryError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyException, PyIndexError, PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
-use crate::door::{Timeout, blocking};
+use crate::door::{Timeout, blocking_until};
 use crate::payload::{self, Packer, Parcel};
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -23,6 +23,11 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 pub(crate) const CALL_ONE: u8 = b'1';
 pub(crate) const CALL_STAR: u8 = b'*';
 pub(crate) const CALL_ALL: u8 = b'(';
+/// A task that is many calls: how, and a list of what it is called with.
+pub(crate) const CALL_BATCH: u8 = b'#';
+/// The values of such a task: one list, or each with its length before it.
+pub(crate) const VALUES_LIST: u8 = b'L';
+pub(crate) const VALUES_EACH: u8 = b'I';
 
 fn refuse(error: SubmitError) -> PyErr {
     match error {
@@ -68,7 +73,7 @@ impl Crew {
         function: &Bound<'_, PyAny>,
         mut spec: LotSpec,
         packer: Packer,
-    ) -> PyResult<Lot> {
+    ) -> PyResult<Arc<phalanx_pool::Lot>> {
         let Packer {
             bytes, mut holds, ..
         } = packer;
@@ -81,8 +86,71 @@ impl Crew {
         } else {
             spec.function = function.extract()?;
         }
-        let lot = self.crew.submit(&spec, &holds).map_err(refuse)?;
-        Ok(Lot { lot: Arc::new(lot) })
+        Ok(Arc::new(self.crew.submit(&spec, &holds).map_err(refuse)?))
+    }
+
+    /// Submits batches of calls in a few lots: the first are run while the last are still being pickled.
+    fn send_batches(
+        &self,
+        function: &Bound<'_, PyAny>,
+        items: &Bound<'_, PyList>,
+        how: u8,
+        options: &Options,
+        batch: usize,
+        by_value: &Bound<'_, PyAny>,
+    ) -> PyResult<Vec<Arc<phalanx_pool::Lot>>> {
+        let batches = items.len().div_ceil(batch);
+        let stride = batches.div_ceil(MOST_PARTS).max(LEAST_BATCHES) * batch;
+        let mut parts = Vec::new();
+        let mut packer = Packer::new(function.py())?;
+        let mut spec = options.spec();
+        let mut from = 0;
+        while from < items.len() {
+            let at = packer.bytes.len();
+            let to = (from + batch).min(items.len());
+            packer.bytes.extend_from_slice(&[CALL_BATCH, how]);
+            let some = items.get_slice(from, to);
+            let packed = packer.pack_items(&some);
+            let packed = packed.or_else(|error| {
+                if !error.is_instance_of::<PyException>(items.py()) {
+                    return Err(error);
+                }
+                packer.bytes.truncate(at + 2);
+                let some = some.iter().map(|item| by_value.call1((item,)));
+                let again = some.collect::<PyResult<Vec<_>>>();
+                let again = again.and_then(|some| PyList::new(items.py(), some));
+                again
+                    .and_then(|some| packer.pack_items(&some))
+                    .map_err(|_| error)
+            });
+            if let Err(error) = packed {
+                cancel_all(&parts);
+                return Err(error);
+            }
+            spec.spans.push((at, packer.bytes.len() - at));
+            from = to;
+            if from % stride == 0 || from == items.len() {
+                let packer = std::mem::replace(&mut packer, Packer::new(function.py())?);
+                let spec = std::mem::replace(&mut spec, options.spec());
+                match self.send(function, spec, packer) {
+                    Ok(lot) => parts.push(lot),
+                    Err(error) => {
+                        cancel_all(&parts);
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(parts)
+    }
+}
+
+/// A map that cannot be submitted as a whole runs nothing more of what was.
+fn cancel_all(parts: &[Arc<phalanx_pool::Lot>]) {
+    for part in parts {
+        for index in 0..part.len() {
+            part.cancel(index, true);
+        }
     }
 }
 
@@ -125,33 +193,49 @@ impl Crew {
         packer.bytes.push(CALL_ALL);
         packer.pack(both.as_any())?;
         spec.spans.push((0, packer.bytes.len()));
-        self.send(function, spec, packer)
+        Ok(Lot::new(vec![self.send(function, spec, packer)?], false))
     }
 
-    /// Submits a call per item of a list.
+    /// Submits a call per item of a list, `batch` of them as one task. Where there are large arrays each is a task.
+    /// What cannot be pickled is given to `by_value` first.
     fn map(
         &self,
         function: &Bound<'_, PyAny>,
         items: &Bound<'_, PyList>,
         star: bool,
         options: Options,
+        batch: usize,
+        by_value: &Bound<'_, PyAny>,
     ) -> PyResult<Lot> {
-        let mut spec = options.spec();
-        spec.spans.reserve(items.len());
         let mut packer = Packer::new(function.py())?;
         let how = if star { CALL_STAR } else { CALL_ONE };
+        if batch > 1 && items.len() > batch && !packer.has_large_arrays(items, star) {
+            let parts = self.send_batches(function, items, how, &options, batch, by_value)?;
+            return Ok(Lot::new(parts, true));
+        }
+        let mut spec = options.spec();
+        spec.spans.reserve(items.len());
         for item in items.iter() {
             let at = packer.bytes.len();
             packer.bytes.push(how);
-            let item = if star {
+            let ready = if star {
                 packer.broadcast_all(&item)?
             } else {
                 packer.broadcast(&item)?
             };
-            packer.pack(&item)?;
+            if let Err(error) = packer.pack(&ready) {
+                if !error.is_instance_of::<PyException>(items.py()) {
+                    return Err(error);
+                }
+                packer.bytes.truncate(at + 1);
+                let again = by_value.call1((&item,));
+                if again.and_then(|item| packer.pack(&item)).is_err() {
+                    return Err(error);
+                }
+            }
             spec.spans.push((at, packer.bytes.len() - at));
         }
-        self.send(function, spec, packer)
+        Ok(Lot::new(vec![self.send(function, spec, packer)?], false))
     }
 
     /// Watches a worker that was started under a number.
@@ -245,109 +329,239 @@ pub(crate) fn value_of<'py>(
     }
 }
 
-/// Tasks that were submitted together.
+/// Most lots that one map is submitted as.
+const MOST_PARTS: usize = 8;
+/// Fewer batches than this are no lot of their own.
+const LEAST_BATCHES: usize = 16;
+
+/// Values that were decoded so far, the number of the next task, and what went wrong with it.
+struct Decoded {
+    values: Py<PyList>,
+    next: usize,
+    failed: Option<PyErr>,
+}
+
+/// Tasks of one call: numbered from 0, whatever lots they were submitted in.
 #[pyclass(frozen, weakref, module = "phalanx._engine")]
 pub(crate) struct Lot {
-    lot: Arc<phalanx_pool::Lot>,
+    parts: Vec<Arc<phalanx_pool::Lot>>,
+    /// Each task is many calls.
+    batched: bool,
+    decoded: Mutex<Option<Decoded>>,
 }
 
 impl Lot {
-    pub(crate) fn shared(&self) -> Arc<phalanx_pool::Lot> {
-        Arc::clone(&self.lot)
+    fn new(parts: Vec<Arc<phalanx_pool::Lot>>, batched: bool) -> Self {
+        Self {
+            parts,
+            batched,
+            decoded: Mutex::default(),
+        }
     }
 
-    fn check(&self, index: usize) -> PyResult<()> {
-        if index < self.lot.len() {
-            return Ok(());
+    /// The lot of a call that was submitted as one.
+    ///
+    /// # Errors
+    ///
+    /// `RuntimeError` for any other.
+    pub(crate) fn shared(&self) -> PyResult<Arc<phalanx_pool::Lot>> {
+        match self.parts.as_slice() {
+            [part] => Ok(Arc::clone(part)),
+            _ => Err(PyRuntimeError::new_err("a map in parts is no stream")),
+        }
+    }
+
+    /// Finds a task by its number.
+    fn at(&self, index: usize) -> PyResult<(&Arc<phalanx_pool::Lot>, usize)> {
+        let mut inside = index;
+        for part in &self.parts {
+            if inside < part.len() {
+                return Ok((part, inside));
+            }
+            inside -= part.len();
         }
         Err(PyIndexError::new_err("no such task"))
+    }
+
+    /// The first part that is not done.
+    fn open(&self) -> Option<&Arc<phalanx_pool::Lot>> {
+        self.parts.iter().find(|part| !part.is_done())
+    }
+
+    /// Appends the values of a task that is many calls.
+    fn extend(values: &Bound<'_, PyList>, part: &phalanx_pool::Lot, index: usize) -> PyResult<()> {
+        match part.take_block(index) {
+            Some(message) => payload::decode_each(values, &message),
+            None => part.with_result(index, |bytes| payload::decode_each(values, bytes)),
+        }
+    }
+
+    /// Decodes the values of the first `parts` parts, which are done, as far as that was not done before. Answers the number
+    /// of a task without a value.
+    fn decode(
+        &self,
+        py: Python<'_>,
+        decoded: &mut Decoded,
+        parts: usize,
+    ) -> PyResult<Option<usize>> {
+        let values = decoded.values.bind(py).clone();
+        let mut first = 0;
+        for part in &self.parts[..parts] {
+            for index in 0..part.len() {
+                if first + index < decoded.next {
+                    continue;
+                }
+                if part.end_of(index) != Some(End::Value) {
+                    return Ok(Some(first + index));
+                }
+                if self.batched {
+                    Self::extend(&values, part, index)?;
+                } else {
+                    values.append(value_of(py, part, index)?)?;
+                }
+                decoded.next = first + index + 1;
+            }
+            first += part.len();
+        }
+        Ok(None)
+    }
+
+    fn decode_to<'py>(&self, py: Python<'py>, parts: usize) -> PyResult<Bound<'py, PyAny>> {
+        // Not held while values are made: that runs code of the user's.
+        let taken = self.decoded().take();
+        let mut decoded = taken.unwrap_or_else(|| Decoded {
+            values: PyList::empty(py).unbind(),
+            next: 0,
+            failed: None,
+        });
+        let missing = match &decoded.failed {
+            Some(error) => Err(error.clone_ref(py)),
+            None => self.decode(py, &mut decoded, parts),
+        };
+        if let Err(error) = &missing
+            && error.is_instance_of::<PyException>(py)
+        {
+            // What is large is read once: it would not be there a second time.
+            decoded.failed = Some(error.clone_ref(py));
+        }
+        let values = decoded.values.clone_ref(py);
+        *self.decoded() = Some(decoded);
+        match missing? {
+            Some(index) => Ok(index.into_pyobject(py)?.into_any()),
+            None => Ok(values.into_bound(py).into_any()),
+        }
+    }
+
+    fn decoded(&self) -> MutexGuard<'_, Option<Decoded>> {
+        self.decoded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[pymethods]
 impl Lot {
+    /// The name by which the overseer tells of it: that of a part, where it has several.
     #[getter]
     fn id(&self) -> u64 {
-        self.lot.id()
+        let part = self.open().or_else(|| self.parts.last());
+        part.map_or(0, |part| part.id())
     }
 
     fn __len__(&self) -> usize {
-        self.lot.len()
+        self.parts.iter().map(|part| part.len()).sum()
     }
 
     fn done(&self) -> bool {
-        self.lot.is_done()
+        self.open().is_none()
     }
 
     fn pending(&self) -> usize {
-        self.lot.pending()
+        self.parts.iter().map(|part| part.pending()).sum()
     }
 
     /// Blocks until all tasks are done; returns whether they are.
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        if self.lot.is_done() {
+        if self.done() {
             return Ok(true);
         }
-        let timeout = Timeout::from_seconds(timeout)?;
-        let waited = blocking(py, timeout, |patience| -> Result<(), WaitError> {
-            self.lot.wait(patience)
-        })?;
-        Ok(waited.is_some())
+        let deadline = Timeout::from_seconds(timeout)?.deadline();
+        for part in &self.parts {
+            if wait_until(py, part, deadline)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
-    /// Asks the overseer to tell when all are done; `False` if they are.
+    /// As `wait`, and makes values of what is done meanwhile. For one thread. What goes wrong with a value is told by
+    /// `values`.
+    fn collect(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let deadline = Timeout::from_seconds(timeout)?.deadline();
+        for (number, part) in self.parts.iter().enumerate() {
+            if wait_until(py, part, deadline)?.is_none() {
+                return Ok(false);
+            }
+            if number + 1 < self.parts.len()
+                && let Err(error) = self.decode_to(py, number + 1)
+                && !error.is_instance_of::<PyException>(py)
+            {
+                return Err(error);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Asks the overseer to tell when the part named by `id` is done; `False` if it is.
     fn notify(&self) -> bool {
-        self.lot.notify()
+        self.open().is_some_and(|part| part.notify())
     }
 
     /// How a task ended, as a number; 0 while it has not.
     fn end(&self, index: usize) -> PyResult<u32> {
-        self.check(index)?;
-        Ok(self.lot.end_of(index).map_or(0, |end| end as u32))
+        let (part, index) = self.at(index)?;
+        Ok(part.end_of(index).map_or(0, |end| end as u32))
     }
 
     fn running(&self, index: usize) -> PyResult<bool> {
-        self.check(index)?;
-        Ok(self.lot.is_running(index))
+        let (part, index) = self.at(index)?;
+        Ok(part.is_running(index))
     }
 
     fn tries(&self, index: usize) -> PyResult<u32> {
-        self.check(index)?;
-        Ok(self.lot.tries(index))
+        let (part, index) = self.at(index)?;
+        Ok(part.tries(index))
     }
 
     /// The value of a task that ended with one.
     fn value<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Bound<'py, PyAny>> {
-        self.check(index)?;
-        value_of(py, &self.lot, index)
+        let (part, index) = self.at(index)?;
+        value_of(py, part, index)
     }
 
     /// The bytes of a task's end: an error, a report.
     fn raw<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Bound<'py, PyBytes>> {
-        self.check(index)?;
-        Ok(self.lot.with_result(index, |bytes| PyBytes::new(py, bytes)))
+        let (part, index) = self.at(index)?;
+        Ok(part.with_result(index, |bytes| PyBytes::new(py, bytes)))
     }
 
     /// All values, or the number of the first task without one.
     fn values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let values = PyList::empty(py);
-        for index in 0..self.lot.len() {
-            if self.lot.end_of(index) != Some(End::Value) {
-                return Ok(index.into_pyobject(py)?.into_any());
-            }
-            values.append(self.value(py, index)?)?;
-        }
-        Ok(values.into_any())
+        self.decode_to(py, self.parts.len())
     }
 
-    /// The call a task is: its arguments and keywords.
-    fn call<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Bound<'py, PyAny>> {
-        self.check(index)?;
-        let bytes = self.lot.args(index);
-        let Some((how, bytes)) = bytes.split_first() else {
-            return Ok(PyTuple::empty(py).into_any());
+    /// The call a task is, or the one of its calls with this number: its arguments and keywords.
+    #[pyo3(signature = (index, inside=0))]
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        index: usize,
+        inside: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (part, index) = self.at(index)?;
+        let (how, value) = match part.args(index) {
+            [CALL_BATCH, how, bytes @ ..] => (how, payload::decode(py, bytes)?.get_item(inside)?),
+            [how, bytes @ ..] => (how, payload::decode(py, bytes)?),
+            [] => return Ok(PyTuple::empty(py).into_any()),
         };
-        let value = payload::decode(py, bytes)?;
         Ok(match *how {
             CALL_ALL => value,
             CALL_STAR => (value, PyDict::new(py)).into_pyobject(py)?.into_any(),
@@ -357,7 +571,20 @@ impl Lot {
 
     /// Cancels a task; with `running` also one that runs.
     fn cancel(&self, index: usize, running: bool) -> PyResult<bool> {
-        self.check(index)?;
-        Ok(self.lot.cancel(index, running))
+        let (part, index) = self.at(index)?;
+        Ok(part.cancel(index, running))
     }
+}
+
+fn wait_until(
+    py: Python<'_>,
+    lot: &phalanx_pool::Lot,
+    deadline: Option<Deadline>,
+) -> PyResult<Option<()>> {
+    if lot.is_done() {
+        return Ok(Some(()));
+    }
+    blocking_until(py, deadline, |patience| -> Result<(), WaitError> {
+        lot.wait(patience)
+    })
 }

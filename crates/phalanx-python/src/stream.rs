@@ -104,8 +104,8 @@ impl Stream {
         }
     }
 
-    fn push(&self, lot: &pool::Lot) {
-        let lot = lot.shared();
+    fn push(&self, lot: &pool::Lot) -> PyResult<()> {
+        let lot = lot.shared()?;
         let taken = vec![false; lot.len()];
         self.open().parts.push_back(Part {
             lot,
@@ -113,6 +113,7 @@ impl Stream {
             taken,
         });
         self.crew.announce();
+        Ok(())
     }
 
     /// No more lots come.

@@ -12,12 +12,12 @@ use phalanx_sys::event::EventFd;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::door::{Timeout, blocking, raise};
 use crate::message::{self, Encoded};
-use crate::payload;
-use crate::pool::{CALL_ALL, CALL_STAR};
+use crate::payload::{self, Packer};
+use crate::pool::{CALL_ALL, CALL_BATCH, CALL_STAR};
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Hand>()?;
@@ -171,6 +171,9 @@ impl Hand {
         function: &Bound<'_, PyAny>,
         fail: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
+        if self.worker.args(index).first() == Some(&CALL_BATCH) {
+            return self.run_batch(py, index, function, fail);
+        }
         let (how, args) = match self.read(py, index) {
             Ok(read) => read,
             // An executor is broken by what cannot be read: its worker ends, and says why on its stderr.
@@ -193,6 +196,52 @@ impl Hand {
             Ok(()) => Ok(()),
             Err(error) => {
                 let bytes = failure(py, fail, &error, Some(&value))?;
+                self.tell(py, index, End::Error, bytes.as_bytes(), fail)
+            }
+        }
+    }
+
+    /// Runs a task that is many calls. The first that raises ends it.
+    fn run_batch(
+        &mut self,
+        py: Python<'_>,
+        index: u32,
+        function: &Bound<'_, PyAny>,
+        fail: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let mut values = Vec::with_capacity(64);
+        let mut raised = None;
+        let (how, items) = match self.worker.args(index) {
+            [CALL_BATCH, how, items @ ..] => (*how, items),
+            _ => return Err(PyRuntimeError::new_err("a task without arguments")),
+        };
+        let read = payload::for_each(py, items, |item| {
+            self.worker.inside(values.len() as u64);
+            match call(function, how, item) {
+                Ok(value) => values.push(value),
+                Err(error) => raised = Some(error),
+            }
+            raised.is_none()
+        });
+        self.worker.inside(0);
+        self.worker
+            .count_calls((values.len() as u64).saturating_sub(1));
+        if let Err(error) = read.and(raised.map_or(Ok(()), Err)) {
+            let bytes = failure(py, fail, &error, None)?;
+            drop(error);
+            return self.tell(py, index, End::Error, bytes.as_bytes(), fail);
+        }
+        let mut packer = Packer::new(py)?;
+        let sent = packer.pack_each(py, &values).and_then(|()| {
+            self.worker
+                .finish(index, End::Value, &packer.bytes, &packer.holds)
+                .map_err(raise)
+        });
+        match sent {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let values = PyList::new(py, values)?;
+                let bytes = failure(py, fail, &error, Some(values.as_any()))?;
                 self.tell(py, index, End::Error, bytes.as_bytes(), fail)
             }
         }
