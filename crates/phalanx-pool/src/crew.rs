@@ -359,6 +359,9 @@ impl Crew {
             .as_ref()
             .is_some_and(|pidfd| self.epoll.add(pidfd, u64::from(number)).is_ok());
         if !watched {
+            // Nobody would hear of its end, and nobody could end it: it ends now. Its maker has not collected it yet, so the
+            // number is still its own.
+            let _ = phalanx_sys::process::signal(pid, SIGKILL);
             inner.ended.push(number);
         }
         inner.workers.insert(
