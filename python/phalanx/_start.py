@@ -6,6 +6,7 @@ interpreter is started, by the first entry of the preparation data, which import
 """
 
 import os
+import signal
 import sys
 from multiprocessing import context, process
 
@@ -70,10 +71,29 @@ class Placed:
     _phalanx_swept = False
 
     def _launch(self, process_obj):
-        super()._launch(process_obj)
-        ward = self.__dict__.pop(_WARD, None)
-        if ward is not None:
-            ward.started(self.pid)
+        try:
+            super()._launch(process_obj)
+            ward = self.__dict__.pop(_WARD, None)
+            if ward is not None:
+                ward.started(self.pid)
+        except BaseException:
+            self._phalanx_undo()
+            raise
+
+    def _phalanx_undo(self):
+        """End what was started by a start that failed: nobody would have a handle on it."""
+        self.__dict__.pop(_WARD, None)
+        if getattr(self, "pid", None) is None:
+            return
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+        except Exception:
+            # Collected already, or somebody else's to collect.
+            pass
+        finalizer = getattr(self, "finalizer", None)
+        if finalizer is not None:
+            finalizer()
 
     def poll(self, flag=os.WNOHANG):
         code = super().poll(flag)

@@ -114,10 +114,13 @@ fn before_fork(py: Python<'_>) {
 
 #[pyfunction]
 fn after_fork(py: Python<'_>) -> PyResult<()> {
-    // From 3.12 on the interpreter counts this process's threads after the handlers have run, and warns of a second one.
-    let counts = py.version_info() >= (3, 12);
-    process::after_fork(counts && session_if_any().is_some());
-    if counts && session_if_any().is_some() {
+    // From 3.12 on the interpreter counts this process's threads after the handlers have run, and warns of a second one. Where
+    // there are others anyhow it may be the main thread that sleeps, and nobody would start ours again.
+    let later = py.version_info() >= (3, 12)
+        && session_if_any().is_some()
+        && phalanx_sys::process::thread_count() == 1;
+    process::after_fork(later);
+    if later {
         resume_after(py)?;
     }
     Ok(())
