@@ -15,6 +15,7 @@
 //! its broken tie; it is adopted so that its things are given back too, and its own children are adopted in turn.
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -281,6 +282,17 @@ pub(crate) fn ward_ended(pid: u32, status: ExitStatus) {
     if let Some(ward) = ward {
         end_ward(pid, ward.slot, status);
     }
+}
+
+/// Returns a descriptor that is readable once the ward has ended; `None` if it has, and was swept.
+pub(crate) fn ward_descriptor(pid: u32) -> std::io::Result<Option<OwnedFd>> {
+    let guard = reaper();
+    let Some(reaper) = guard.as_ref() else {
+        return Ok(None);
+    };
+    let ward = reaper.wards.values().find(|ward| ward.pid == pid);
+    ward.map(|ward| ward.pidfd.as_fd().try_clone_to_owned())
+        .transpose()
 }
 
 fn end_ward(pid: u32, slot: u16, status: ExitStatus) {

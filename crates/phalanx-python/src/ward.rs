@@ -4,7 +4,7 @@
     reason = "descriptors that the parent passed on by number"
 )]
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(enter, module)?)?;
     module.add_function(wrap_pyfunction!(serve_forks, module)?)?;
     module.add_function(wrap_pyfunction!(ward_ended, module)?)?;
+    module.add_function(wrap_pyfunction!(ward_descriptor, module)?)?;
     // Every fork of the interpreter passes here, by whichever library; without a session both return at once.
     let hooks = pyo3::types::PyDict::new(module.py());
     hooks.set_item("before", wrap_pyfunction!(before_fork, module)?)?;
@@ -103,6 +104,12 @@ fn ward_ended(py: Python<'_>, pid: u32, code: i32) {
         ExitStatus::Exited(code)
     };
     py.detach(|| process::ward_ended(pid, status));
+}
+
+/// Returns a descriptor that is readable once the process has ended, the caller's to close; `None` if it has ended.
+#[pyfunction]
+fn ward_descriptor(pid: u32) -> PyResult<Option<i32>> {
+    Ok(process::ward_descriptor(pid)?.map(IntoRawFd::into_raw_fd))
 }
 
 #[pyfunction]
