@@ -395,10 +395,8 @@ class Office:
         if worker is None:
             return
         # The kernel has said that it is dead. Its sentinel may say so later: somebody's fork may have a copy of the other end.
+        worker.join(0 if worker.exitcode is not None else 5)
         exitcode = worker.exitcode
-        if exitcode is None:
-            worker.join(5)
-            exitcode = worker.exitcode
         report = pickle.dumps({"pid": worker.pid, "exitcode": exitcode}, 5)
         had_task, killed, ready = self.crew.settle(number, report)
         with self.lock:
