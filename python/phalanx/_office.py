@@ -32,6 +32,9 @@ OPEN, CLOSING, TERMINATED = "OPEN", "CLOSING", "TERMINATED"
 # How a task ended, as the engine counts.
 VALUE, ERROR, DIED, TIMED_OUT, CANCELLED, ENDED, BROKEN = range(2, 9)
 
+# How often in a row the system may refuse a worker, with growing pauses (a quarter of a minute in all), before the pool breaks.
+REFUSED_MOST = 12
+
 NO_OPTIONS = (0.0, 0, 0, False)
 
 # ---- functions and arguments ----
@@ -250,7 +253,10 @@ class Office:
         self.owner = os.getpid()
         _install.hook()
         self.barren = 0
+        self.refused = 0
         self.not_before = 0.0
+        # Workers that ended and were not collected yet.
+        self.ended = []
 
     # -- functions --
 
@@ -345,17 +351,60 @@ class Office:
 
     # -- overseeing --
 
+    def oversee(self, timeout):
+        """Sleep until something happens and see to it. Returns how long to sleep next, ``False`` when there is no next time."""
+        crew = self.crew
+        ended, done = crew.look(timeout)
+        self.ended.extend(ended)
+        self.tell(done)
+        while self.ended:
+            self.collect(self.ended[0])
+            del self.ended[0]
+        if self.state == TERMINATED:
+            return False
+        if crew.broken() is not None:
+            try:
+                self.check()
+            except BaseException as error:
+                self.terminate(broken=True)
+                self.tell(crew.look(0)[1])
+                if self.on_broken is not None:
+                    _run(lambda: self.on_broken(error))
+            return False
+        if self.state == CLOSING and not self.sources and crew.is_idle():
+            crew.dismiss()
+            return None if self.workers else False
+        missing = self.target - len(self.workers)
+        if not missing or self.posted:
+            return None
+        wait = self.not_before - time.monotonic()
+        if wait > 0:
+            return wait
+        try:
+            self.fill()
+        except Exception as error:
+            # The system may have room again later.
+            pause = 0.1 * 2 ** min(self.refused, 4)
+            self.refused += 1
+            if self.refused > REFUSED_MOST:
+                crew.break_with(dump_failure(error, None, False))
+            self.not_before = time.monotonic() + pause
+            return pause
+        self.refused = 0
+        return None
+
     def collect(self, number):
         """A worker ended: settle what it left. Returns nothing; the next round hires another."""
-        with self.lock:
-            worker = self.workers.pop(number, None)
+        worker = self.workers.get(number)
         if worker is None:
             return
-        worker.join(5)
+        # The kernel has said that it is dead. Its sentinel may say so later: somebody's fork may have a copy of the other end.
+        worker.join(0 if worker.exitcode is not None else 5)
         exitcode = worker.exitcode
         report = pickle.dumps({"pid": worker.pid, "exitcode": exitcode}, 5)
         had_task, killed, ready = self.crew.settle(number, report)
         with self.lock:
+            self.workers.pop(number, None)
             if worker in self.staff:
                 self.staff.remove(worker)
             self.roll.pop(worker.pid, None)
@@ -495,50 +544,29 @@ def _run(then):
     try:
         then()
     except BaseException:
-        # As in a thread of its own: reported, and the pool goes on.
-        threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+        _report()
+
+
+def _report():
+    """Report what is being handled as a thread of its own would; the pool goes on."""
+    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
 
 def _oversee(office):
-    crew = office.crew
-    timeout = None
+    timeout, failed = None, False
     while True:
-        ended, done = crew.look(timeout)
-        office.tell(done)
-        for number in ended:
-            office.collect(number)
-        if office.state == TERMINATED:
-            break
-        if crew.broken() is not None:
-            try:
-                office.check()
-            except BaseException as error:
-                office.terminate(broken=True)
-                office.tell(crew.look(0)[1])
-                if office.on_broken is not None:
-                    _run(lambda: office.on_broken(error))
-            break
-        timeout = None
-        if office.state == CLOSING and not office.sources and crew.is_idle():
-            crew.dismiss()
-            if not office.workers:
+        try:
+            timeout = office.oversee(timeout)
+            failed = False
+            if timeout is False:
                 break
-            continue
-        missing = office.target - len(office.workers)
-        if missing and not office.posted:
-            wait = office.not_before - time.monotonic()
-            if wait > 0:
-                timeout = wait
-            else:
-                try:
-                    office.fill()
-                except Exception as error:
-                    # The system may have room again later.
-                    office.barren += 1
-                    office.not_before = time.monotonic() + 0.1
-                    timeout = 0.1
-                    if office.barren > 2 * office.target + 4:
-                        crew.break_with(dump_failure(error, None, False))
+        except Exception:
+            # Short of memory for a moment, say: without this thread everybody would wait for ever.
+            if not failed:
+                _report()
+            failed = True
+            time.sleep(0.1)
+            timeout = 0.1
     # What was done at the last moment.
-    office.tell(crew.look(0)[1])
+    office.tell(office.crew.look(0)[1])
     util.debug("pool overseer exiting")

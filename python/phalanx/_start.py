@@ -6,8 +6,10 @@ interpreter is started, by the first entry of the preparation data, which import
 """
 
 import os
+import signal
 import sys
-from multiprocessing import context, process
+import time
+from multiprocessing import context, process, util
 
 from phalanx import _engine
 
@@ -70,10 +72,29 @@ class Placed:
     _phalanx_swept = False
 
     def _launch(self, process_obj):
-        super()._launch(process_obj)
-        ward = self.__dict__.pop(_WARD, None)
-        if ward is not None:
-            ward.started(self.pid)
+        try:
+            super()._launch(process_obj)
+            ward = self.__dict__.pop(_WARD, None)
+            if ward is not None:
+                ward.started(self.pid)
+        except BaseException:
+            self._phalanx_undo()
+            raise
+
+    def _phalanx_undo(self):
+        """End what was started by a start that failed: nobody would have a handle on it."""
+        self.__dict__.pop(_WARD, None)
+        if getattr(self, "pid", None) is None:
+            return
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+        except Exception:
+            # Collected already, or somebody else's to collect.
+            pass
+        finalizer = getattr(self, "finalizer", None)
+        if finalizer is not None:
+            finalizer()
 
     def poll(self, flag=os.WNOHANG):
         code = super().poll(flag)
@@ -84,16 +105,84 @@ class Placed:
         return code
 
 
+class _Served:
+    """Mixed into the fork server's ``Popen``: a process whose server was killed lives on, and ends when it does."""
+
+    _phalanx_orphaned = False
+
+    def wait(self, timeout=None):
+        if timeout is None:
+            return super().wait()
+        from multiprocessing.connection import wait
+
+        until = time.monotonic() + timeout
+        while self.returncode is None:
+            left = until - time.monotonic()
+            # What is ready may be the server's end, not the process's.
+            ready = wait([self.sentinel], max(left, 0))
+            if self.poll(os.WNOHANG) is None and (not ready or left <= 0):
+                return None
+        return self.returncode
+
+    def poll(self, flag=os.WNOHANG):
+        while self.returncode is None and not self._phalanx_orphaned:
+            from multiprocessing import forkserver
+            from multiprocessing.connection import wait
+
+            if not wait([self.sentinel], 0 if flag == os.WNOHANG else None):
+                return None
+            try:
+                self.returncode = forkserver.read_signed(self.sentinel)
+            except (OSError, EOFError):
+                # From now on the sentinel says what the process does.
+                descriptor = _engine.ward_descriptor(self.pid)
+                self._phalanx_orphaned = True
+                if descriptor is not None:
+                    os.dup2(descriptor, self.sentinel, inheritable=False)
+                    os.close(descriptor)
+        # Nobody is told its exit code any more: this is the standard library's for that.
+        return super().poll(flag)
+
+
 def _popen(method: str) -> type:
     if method == "fork":
         from multiprocessing import popen_fork as stock
 
-        class Popen(Placed, stock.Popen):
+        class Forked(stock.Popen):
             def _launch(self, process_obj):
                 ward = _engine.Ward()
                 setattr(self, _WARD, ward)
-                ward.fork_next()
-                super()._launch(process_obj)
+                # As the standard library's, which leaves its pipes open when the second or the fork is refused.
+                pipes = []
+                try:
+                    pipes += os.pipe()
+                    pipes += os.pipe()
+                    ward.fork_next()
+                    self.pid = os.fork()
+                except BaseException:
+                    util.close_fds(*pipes)
+                    raise
+                parent_r, child_w, child_r, parent_w = pipes
+                if self.pid == 0:
+                    code = 1
+                    # From 3.13 on.
+                    exits = getattr(stock, "atexit", None)
+                    try:
+                        if exits is not None:
+                            exits._clear()
+                            exits.register(util._exit_function)
+                        util.close_fds(parent_r, parent_w)
+                        code = process_obj._bootstrap(parent_sentinel=child_r)
+                    finally:
+                        if exits is not None:
+                            exits._run_exitfuncs()
+                        os._exit(code)
+                util.close_fds(child_w, child_r)
+                self.finalizer = util.Finalize(self, util.close_fds, (parent_r, parent_w))
+                self.sentinel = parent_r
+
+        class Popen(Placed, Forked):
+            pass
 
     elif method == "spawn":
         from multiprocessing import popen_spawn_posix as stock
@@ -108,7 +197,7 @@ def _popen(method: str) -> type:
 
         _forkserver.warm()
 
-        class Popen(Placed, stock.Popen):
+        class Popen(_Served, Placed, stock.Popen):
             pass
 
     Popen.__qualname__ = f"{method}_Popen"

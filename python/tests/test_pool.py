@@ -19,6 +19,7 @@ from phalanx import (
     TaskExitedError,
     TaskTimeoutError,
     WorkerDiedError,
+    get_context,
     pool,
 )
 
@@ -497,3 +498,52 @@ def test_joblib():
 
     with joblib.parallel_config("phalanx"):
         assert joblib.Parallel(n_jobs=2)(joblib.delayed(square)(x) for x in range(20)) == [x * x for x in range(20)]
+
+
+def _census():
+    import collections
+    import gc
+
+    from phalanx import _engine
+
+    gc.collect()
+    return collections.Counter(kind for kind, _ in _engine.census())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_pool_leaves_no_block(method):
+    context = get_context(method)
+
+    def use():
+        with context.Pool(2) as pool:
+            assert pool.map(abs, [-1, 2]) == [1, 2]
+            assert pool.apply(square, (4,)) == 16
+        pool.join()
+
+    use()
+    before = _census()
+    use()
+    until = time.monotonic() + 20
+    while _census() != before:
+        assert time.monotonic() < until, _census() - before
+        time.sleep(0.01)
+
+
+def test_an_overseer_that_fails_goes_on(monkeypatch):
+    from phalanx import _office
+
+    collect, failures, reported = _office.Office.collect, [], []
+    monkeypatch.setattr(threading, "excepthook", lambda args: reported.append(str(args.exc_value)))
+
+    def fail_once(self, number):
+        if not failures:
+            failures.append(number)
+            raise OSError("no descriptor left")
+        collect(self, number)
+
+    monkeypatch.setattr(_office.Office, "collect", fail_once)
+    with get_context("fork").Pool(1) as pool:
+        with pytest.raises(TaskTimeoutError):
+            pool.apply_async(time.sleep, (60,), timeout=0.1).get(30)
+        assert pool.apply_async(square, (4,)).get(30) == 16
+    assert reported == ["no descriptor left"]

@@ -306,3 +306,96 @@ while phalanx._engine.usage()[0] > 2:
     time.sleep(0.01)
 """
     run(code, tmp_path)
+
+
+SERVER_KILLED = """
+import os, signal, sys, time
+import phalanx as mp
+from multiprocessing import forkserver
+
+def work(go, queue):
+    go.wait()
+    queue.put(os.getpid())
+
+if __name__ == "__main__":
+    context = mp.get_context("forkserver")
+    go, queue = context.Event(), context.Queue()
+    process = context.Process(target=work, args=(go, queue))
+    process.start()
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+    os.waitid(os.P_PID, forkserver._forkserver._forkserver_pid, os.WEXITED | os.WNOWAIT)
+    for _ in range(3):
+        process.join(0.05)
+        assert process.is_alive() and process.exitcode is None, process
+    go.set()
+    assert queue.get(timeout=30) == process.pid
+    process.join(30)
+    assert process.exitcode == 255, process
+    other = context.Process(target=work, args=(go, queue))
+    other.start()
+    assert queue.get(timeout=30) == other.pid
+    other.join(30)
+    assert other.exitcode == 0, other
+"""
+
+
+def test_a_process_whose_fork_server_is_killed_lives_on(tmp_path):
+    run(SERVER_KILLED, tmp_path)
+
+
+SHORT = """
+import gc, os, resource, sys, time
+import phalanx as mp
+from phalanx import _engine
+
+def nothing():
+    pass
+
+def children():
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return file.read().split()
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+if __name__ == "__main__":
+    context = mp.get_context("fork")
+    process = context.Process(target=nothing)
+    process.start()
+    process.join()
+    process.close()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before, refused = (children(), descriptors(), _engine.usage()[0], len(_engine.processes())), 0
+    for room in range(16):
+        taken = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] + 20, most[1]))
+        try:
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+        for fd in taken[:room]:
+            os.close(fd)
+        process = context.Process(target=nothing)
+        try:
+            process.start()
+        except OSError:
+            refused += 1
+        else:
+            process.join()
+            process.close()
+        for fd in taken[room:]:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
+        del process
+        gc.collect()
+        until = time.monotonic() + 20
+        while (now := (children(), descriptors(), _engine.usage()[0], len(_engine.processes()))) != before:
+            assert time.monotonic() < until, (room, now, before)
+            time.sleep(0.01)
+    assert 0 < refused < 16, refused
+"""
+
+
+def test_a_start_without_descriptors_leaves_nothing(tmp_path):
+    run(SHORT, tmp_path)

@@ -50,6 +50,11 @@ fn registry() -> MutexGuard<'static, Registry> {
     REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Keeps the table whole while the process forks.
+pub(crate) fn freeze() -> impl Sized + 'static {
+    registry()
+}
+
 fn count(arena: &Arena, block: BlockRef) -> &AtomicU64 {
     // SAFETY: the block was taken for this count and is never freed while this process lives; it is an atomic.
     unsafe { arena.region().get(block.offset()) }
@@ -74,6 +79,7 @@ impl Exposed {
     #[must_use]
     pub fn new(kept: Kept) -> Self {
         let pages = kept.held().arena().pages_of(kept.held().block());
+        crate::frozen::install();
         if let Some(pages) = &pages {
             registry().live.insert(pages.start, (pages.end, false));
         }

@@ -13,6 +13,7 @@
 pub mod codec;
 mod doorbell;
 pub mod exposed;
+mod frozen;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzed;

@@ -43,6 +43,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Keeps the list whole while the process forks.
+pub(crate) fn freeze() -> impl Sized + 'static {
+    lock(&REACTORS)
+}
+
 fn start() -> Arc<Mutex<Reactor>> {
     Arc::new(Mutex::new(Reactor {
         bell: Arc::new(Word::new(0)),
@@ -140,6 +145,7 @@ fn run(reactor: &Mutex<Reactor>) {
 
 /// Leaves a waker at a gate. The caller looks at its object again afterwards.
 pub(crate) fn register(gate: &'static Gate<Shared>, held: &Held, waker: &Waker) {
+    crate::frozen::install();
     let mut reactors = lock(&REACTORS);
     let me = phalanx_sys::ids::pid();
     // A forked child has none of its parent's threads. What they referred to is the parent's: its holds end with this process.

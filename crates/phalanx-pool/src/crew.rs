@@ -86,6 +86,8 @@ struct Inner {
     /// Tasks to cancel while they run.
     cancels: Vec<(u64, u32)>,
     ended: Vec<u32>,
+    /// Functions that are kept for the crew's life.
+    known: Vec<u64>,
 }
 
 /// Something for the overseer.
@@ -207,14 +209,19 @@ impl Crew {
     pub fn know(&self, bytes: &[u8], handles: &[Held]) -> Result<u64, SubmitError> {
         let mut loan = Loan::new(self.arena, bytes.len(), handles)?;
         loan.copy_from_slice(bytes);
-        Ok(loan.into_block().to_bits())
+        let name = loan.into_block().to_bits();
+        self.inner().known.push(name);
+        Ok(name)
     }
 
-    /// Gives back what [`know`](Self::know) kept. No task that names it is left.
+    /// Gives back what [`know`](Self::know) kept, before the crew ends. No task that names it is left.
     pub fn forget(&self, function: u64) {
-        if let Some(block) = BlockRef::from_bits(function)
-            && self.is_mine()
-        {
+        let was_known = self.is_mine() && {
+            let known = &mut self.inner().known;
+            let at = known.iter().position(|name| *name == function);
+            at.map(|at| known.swap_remove(at)).is_some()
+        };
+        if was_known && let Some(block) = BlockRef::from_bits(function) {
             Message::discard(self.arena, block);
         }
     }
@@ -359,6 +366,9 @@ impl Crew {
             .as_ref()
             .is_some_and(|pidfd| self.epoll.add(pidfd, u64::from(number)).is_ok());
         if !watched {
+            // Nobody would hear of its end, and nobody could end it: it ends now. Its maker has not collected it yet, so the
+            // number is still its own.
+            let _ = phalanx_sys::process::signal(pid, SIGKILL);
             inner.ended.push(number);
         }
         inner.workers.insert(
@@ -804,6 +814,9 @@ impl Drop for Crew {
             seat.lot.store(0, Ordering::SeqCst);
         }
         self.purge(&mut inner);
+        for function in inner.known.drain(..).filter_map(BlockRef::from_bits) {
+            Message::discard(self.arena, function);
+        }
     }
 }
 

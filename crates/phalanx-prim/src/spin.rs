@@ -20,6 +20,7 @@
 
 use std::cell::Cell;
 
+use crate::global::{AtomicUsize, Ordering};
 use crate::{clock, hint};
 
 /// The longest spin without credit and but for a probe, in nanoseconds: about what sleeping and waking costs.
@@ -204,9 +205,16 @@ impl Spin {
 }
 
 fn cpus() -> usize {
-    use std::sync::OnceLock;
-    static CPUS: OnceLock<usize> = OnceLock::new();
-    *CPUS.get_or_init(phalanx_sys::ids::cpus)
+    // Not a lock: a fork in the middle of the first look would leave it taken in the child.
+    static CPUS: AtomicUsize = AtomicUsize::new(0);
+    match CPUS.load(Ordering::Relaxed) {
+        0 => {
+            let cpus = phalanx_sys::ids::cpus();
+            CPUS.store(cpus, Ordering::Relaxed);
+            cpus
+        }
+        cpus => cpus,
+    }
 }
 
 #[cfg(test)]

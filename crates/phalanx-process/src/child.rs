@@ -3,7 +3,8 @@
 use phalanx_prim::global::{AtomicBool, AtomicU64, Ordering};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -108,6 +109,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Writes to this process's stderr, without the standard library's lock: a fork in the middle would leave it taken in the
+/// child.
+fn pass_on(mut bytes: &[u8]) {
+    let stderr = std::io::stderr();
+    while !bytes.is_empty() {
+        match phalanx_sys::stream::write(stderr.as_fd(), &[IoSlice::new(bytes)]) {
+            Ok(written) if written > 0 => bytes = &bytes[written..],
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            // Nobody may read our stderr any more: that is no reason to stop.
+            _ => return,
+        }
+    }
+}
+
 impl Child {
     /// Takes charge of a process that was just started: watched from now on.
     ///
@@ -160,8 +175,12 @@ impl Child {
     pub(crate) fn try_reap(self: &Arc<Self>) -> Option<ExitStatus> {
         // The reaper may wait for `end`: nobody else would see the death of whoever holds a lock we need.
         let _looking = LookAgain::new();
+        if !self.is_mine() {
+            // In a forked child: a thread of the parent's may have been at it, and never lets go here.
+            return self.end.try_lock().ok().and_then(|end| end.status);
+        }
         let mut end = lock(&self.end);
-        if end.status.is_some() || !self.is_mine() {
+        if end.status.is_some() {
             return end.status;
         }
         let status = match self.pidfd.wait_exit() {
@@ -290,8 +309,7 @@ impl Child {
                 }
                 Ok(count) => {
                     let bytes = &buffer[..count];
-                    // Nobody may read our stderr any more: that is no reason to stop.
-                    let _ = std::io::stderr().write_all(bytes);
+                    pass_on(bytes);
                     tail.extend(bytes);
                     let surplus = tail.len().saturating_sub(TAIL);
                     tail.drain(..surplus);

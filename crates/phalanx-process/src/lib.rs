@@ -30,7 +30,7 @@ pub use task::{Payload, Task, TaskError, TaskFn, TaskRef, Trampoline, key_of};
 pub use ward::{
     Ward, after_fork, before_fork, enter as enter_as_ward,
     enter_by_number as enter_as_ward_by_number, resume as resume_after_fork, serve_forks,
-    ward_ended,
+    ward_descriptor, ward_ended,
 };
 pub use zygote::Zygote;
 

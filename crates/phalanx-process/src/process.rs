@@ -222,10 +222,11 @@ impl Builder {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
+        let connection = zygote.connection()?;
         let (bytes, handles) = encode_args(&args)?;
         let start = self.record(&bytes, &handles)?;
         let extras = self.extras("the zygote's closure".to_owned())?;
-        let child = zygote::spawn_through(&zygote.connection, start, &self.process_name(), extras)?;
+        let child = zygote::spawn_through(connection, start, &self.process_name(), extras)?;
         Ok(Process {
             child,
             types: PhantomData,

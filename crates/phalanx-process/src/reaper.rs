@@ -15,6 +15,7 @@
 //! its broken tie; it is adopted so that its things are given back too, and its own children are adopted in turn.
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -66,7 +67,8 @@ static TID: AtomicU32 = AtomicU32::new(0);
 
 struct Reaper {
     pid: u32,
-    epoll: Epoll,
+    /// Shared with the thread: no descriptor is needed to start it again.
+    epoll: Arc<Epoll>,
     bell: EventFd,
     children: HashMap<u64, Arc<Child>>,
     orphans: HashMap<u64, (PidFd, ProcessInfo)>,
@@ -78,6 +80,8 @@ struct Reaper {
 }
 
 static REAPER: Mutex<Option<Reaper>> = Mutex::new(None);
+/// Held by whoever ends the thread, until it is gone.
+static PAUSING: Mutex<()> = Mutex::new(());
 
 fn reaper() -> MutexGuard<'static, Option<Reaper>> {
     let mut guard = REAPER.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,9 +96,12 @@ fn reaper() -> MutexGuard<'static, Option<Reaper>> {
     guard
 }
 
-/// Keeps the table whole while the process forks.
+/// Keeps the table whole while the process forks, and anybody out of a pause: the child has neither thread of it.
 pub(crate) fn freeze() -> impl Sized + 'static {
-    REAPER.lock().unwrap_or_else(PoisonError::into_inner)
+    // In the order in which a pause takes them.
+    let pausing = PAUSING.lock().unwrap_or_else(PoisonError::into_inner);
+    let reaper = REAPER.lock().unwrap_or_else(PoisonError::into_inner);
+    (reaper, pausing)
 }
 
 fn started() -> std::io::Result<MutexGuard<'static, Option<Reaper>>> {
@@ -105,7 +112,7 @@ fn started() -> std::io::Result<MutexGuard<'static, Option<Reaper>>> {
         epoll.add(&bell, BELL)?;
         *guard = Some(Reaper {
             pid: ids::pid(),
-            epoll,
+            epoll: Arc::new(epoll),
             bell,
             children: HashMap::new(),
             orphans: HashMap::new(),
@@ -121,7 +128,10 @@ fn started() -> std::io::Result<MutexGuard<'static, Option<Reaper>>> {
     if let Some(reaper) = guard.as_mut()
         && let Err(error) = reaper.start()
     {
-        *guard = None;
+        // What it watches stays watched, for when there is room for a thread again.
+        if reaper.is_idle() {
+            *guard = None;
+        }
         return Err(error);
     }
     Ok(guard)
@@ -134,13 +144,24 @@ impl Reaper {
             return Ok(());
         }
         STOP.store(false, Ordering::Relaxed);
-        DEFERRED.store(false, Ordering::Relaxed);
+        let epoll = Arc::clone(&self.epoll);
         let thread = std::thread::Builder::new()
             .name("phalanx-reaper".to_owned())
             .stack_size(256 * 1024)
-            .spawn(run)?;
-        self.thread = Some(thread);
+            .spawn(move || run(&epoll));
+        // Without room for a thread now, whoever waits next tries again.
+        DEFERRED.store(thread.is_err(), Ordering::Relaxed);
+        self.thread = Some(thread?);
         Ok(())
+    }
+
+    /// Returns `true` if there is nothing to watch.
+    fn is_idle(&self) -> bool {
+        self.children.is_empty()
+            && self.orphans.is_empty()
+            && self.wards.is_empty()
+            && self.doomed.is_empty()
+            && self.promised.is_empty()
     }
 
     fn number(&mut self) -> u64 {
@@ -159,10 +180,9 @@ impl Reaper {
 ///
 /// Deaths meanwhile are noticed afterwards.
 pub(crate) fn pause() {
-    static ONE: Mutex<()> = Mutex::new(());
     PAUSED.fetch_add(1, Ordering::Relaxed);
     // Whoever pauses beside another waits until the thread is gone as well.
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _one = PAUSING.lock().unwrap_or_else(PoisonError::into_inner);
     let thread = reaper().as_mut().and_then(|reaper| {
         let thread = reaper.thread.take()?;
         STOP.store(true, Ordering::Relaxed);
@@ -262,6 +282,17 @@ pub(crate) fn ward_ended(pid: u32, status: ExitStatus) {
     if let Some(ward) = ward {
         end_ward(pid, ward.slot, status);
     }
+}
+
+/// Returns a descriptor that is readable once the ward has ended; `None` if it has, and was swept.
+pub(crate) fn ward_descriptor(pid: u32) -> std::io::Result<Option<OwnedFd>> {
+    let guard = reaper();
+    let Some(reaper) = guard.as_ref() else {
+        return Ok(None);
+    };
+    let ward = reaper.wards.values().find(|ward| ward.pid == pid);
+    ward.map(|ward| ward.pidfd.as_fd().try_clone_to_owned())
+        .transpose()
 }
 
 fn end_ward(pid: u32, slot: u16, status: ExitStatus) {
@@ -404,22 +435,13 @@ pub(crate) fn children() -> Vec<Arc<Child>> {
     children
 }
 
-fn run() {
+fn run(epoll: &Epoll) {
     phalanx_sys::process::set_name("phalanx-reaper");
     // The next death is for this thread to see, whatever it sleeps on.
     let _looking = phalanx_shm::LookAgain::new();
     // Handlers are the program's own threads' business.
     signal::block_all();
     TID.store(ids::tid(), Ordering::Relaxed);
-    // The table outlives the thread: it is only replaced in a forked child, which has no such thread.
-    let epoll = {
-        let guard = reaper();
-        let Some(reaper) = guard.as_ref() else { return };
-        match reaper.epoll.share() {
-            Ok(epoll) => epoll,
-            Err(_) => return,
-        }
-    };
     // Rings that a thread before this one did not answer.
     find_unwatched();
     while !STOP.load(Ordering::Relaxed) {

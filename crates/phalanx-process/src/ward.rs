@@ -153,6 +153,17 @@ pub fn ward_ended(pid: u32, status: ExitStatus) {
     reaper::ward_ended(pid, status);
 }
 
+/// Returns a descriptor that is readable once the ward with this id has ended; `None` if it has ended and was swept.
+///
+/// For a library that has lost the process by which it would have heard of the end.
+///
+/// # Errors
+///
+/// When no descriptor is left.
+pub fn ward_descriptor(pid: u32) -> io::Result<Option<OwnedFd>> {
+    reaper::ward_descriptor(pid)
+}
+
 /// To be called before each fork that the other library makes by itself: the engine's thread is ended, so that a process
 /// with one thread forks as one, and the child gets a slot and holds of its own. Unless it is a [`Ward`], it is a process
 /// like any other: on no line. Without an arena nothing happens.

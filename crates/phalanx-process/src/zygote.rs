@@ -47,12 +47,14 @@ const QUIET_INTERRUPT: u64 = 1;
 /// This process's connection to a zygote.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    owner: u32,
     child: Arc<Child>,
     socket: OwnedFd,
 }
 
-static ZYGOTE: Mutex<Option<Arc<Mutex<Connection>>>> = Mutex::new(None);
+/// With the process it belongs to: a forked child must not lock its parent's, which a thread of the parent may have held.
+type Owned = (u32, Arc<Mutex<Connection>>);
+
+static ZYGOTE: Mutex<Option<Owned>> = Mutex::new(None);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -66,18 +68,16 @@ pub(crate) fn freeze() -> impl Sized + 'static {
 /// Returns this process's zygote, started if there is none (or the last one died).
 pub(crate) fn shared() -> Result<Arc<Mutex<Connection>>, StartError> {
     let mut current = lock(&ZYGOTE);
-    if let Some(connection) = current.as_ref() {
-        let usable = {
-            let connection = lock(connection);
-            connection.owner == ids::pid() && connection.child.status().is_none()
-        };
-        if usable {
-            return Ok(Arc::clone(connection));
-        }
+    let me = ids::pid();
+    if let Some((owner, connection)) = current.as_ref()
+        && *owner == me
+        && lock(connection).child.status().is_none()
+    {
+        return Ok(Arc::clone(connection));
     }
     *current = None;
     let connection = Arc::new(Mutex::new(Connection::start()?));
-    *current = Some(Arc::clone(&connection));
+    *current = Some((me, Arc::clone(&connection)));
     Ok(connection)
 }
 
@@ -92,7 +92,6 @@ impl Connection {
             Some(theirs.as_raw_fd()),
         )?;
         Ok(Self {
-            owner: ids::pid(),
             child,
             socket: ours,
         })
@@ -394,7 +393,9 @@ fn serve_one(
 /// ```
 #[derive(Debug)]
 pub struct Zygote<A, R> {
-    pub(crate) connection: Arc<Mutex<Connection>>,
+    connection: Arc<Mutex<Connection>>,
+    owner: u32,
+    pid: u32,
     types: std::marker::PhantomData<fn(A) -> R>,
 }
 
@@ -437,13 +438,15 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Zygote<A,
                 )
             }
             Some(child) => {
+                let pid = child.pid;
                 let connection = Connection {
-                    owner: ids::pid(),
                     child,
                     socket: ours,
                 };
                 Ok(Self {
                     connection: Arc::new(Mutex::new(connection)),
+                    owner: ids::pid(),
+                    pid,
                     types: std::marker::PhantomData,
                 })
             }
@@ -453,14 +456,27 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Zygote<A,
     /// Returns the zygote's process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        lock(&self.connection).child.pid
+        self.pid
+    }
+
+    /// Returns the connection, in the process that made the zygote.
+    pub(crate) fn connection(&self) -> Result<&Mutex<Connection>, StartError> {
+        if self.owner == ids::pid() {
+            Ok(&self.connection)
+        } else {
+            Err(StartError::Zygote(format!(
+                "it is process {}'s, make one in this process",
+                self.owner
+            )))
+        }
     }
 }
 
 impl<A, R> Drop for Zygote<A, R> {
     fn drop(&mut self) {
-        let connection = lock(&self.connection);
-        if connection.owner == ids::pid() {
+        // A forked child's copy may be locked for good.
+        if self.owner == ids::pid() {
+            let connection = lock(&self.connection);
             let _ = connection.child.signal(signal::SIGKILL);
             let _ = connection.child.wait(None, false);
         }

@@ -21,9 +21,12 @@ pub(crate) fn watch_forks(py: Python<'_>) -> PyResult<()> {
     static DONE: PyOnceLock<()> = PyOnceLock::new();
     DONE.get_or_try_init(py, || {
         let hooks = PyDict::new(py);
-        let before = PyCFunction::new_closure(py, None, None, |_, _| {
-            reactor::pause();
-            exposed::before_fork();
+        let before = PyCFunction::new_closure(py, None, None, |args, _| {
+            // It waits for a thread to end: not with the interpreter's lock.
+            args.py().detach(|| {
+                reactor::pause();
+                exposed::before_fork();
+            });
         })?;
         let after =
             PyCFunction::new_closure(py, None, None, |_, _| exposed::after_fork_in_child())?;

@@ -13,6 +13,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(slot, module)?)?;
     module.add_function(wrap_pyfunction!(processes, module)?)?;
     module.add_function(wrap_pyfunction!(usage, module)?)?;
+    module.add_function(wrap_pyfunction!(census, module)?)?;
     Ok(())
 }
 
@@ -43,6 +44,16 @@ fn slot() -> u16 {
 fn usage() -> PyResult<(usize, usize, u64)> {
     let usage = session().map_err(raise)?.usage();
     Ok((usage.blocks, usage.bytes, usage.committed))
+}
+
+/// Returns kind and holder of every block in use, in no order.
+#[pyfunction]
+fn census() -> PyResult<Vec<(String, u16)>> {
+    let census = session().map_err(raise)?.census();
+    Ok(census
+        .iter()
+        .map(|(kind, holder)| (format!("{kind:?}"), *holder))
+        .collect())
 }
 
 /// Returns slot, process id and parent's slot of every process of the tree that runs or is being started.

@@ -4,7 +4,7 @@
     reason = "descriptors that the parent passed on by number"
 )]
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(enter, module)?)?;
     module.add_function(wrap_pyfunction!(serve_forks, module)?)?;
     module.add_function(wrap_pyfunction!(ward_ended, module)?)?;
+    module.add_function(wrap_pyfunction!(ward_descriptor, module)?)?;
     // Every fork of the interpreter passes here, by whichever library; without a session both return at once.
     let hooks = pyo3::types::PyDict::new(module.py());
     hooks.set_item("before", wrap_pyfunction!(before_fork, module)?)?;
@@ -105,6 +106,12 @@ fn ward_ended(py: Python<'_>, pid: u32, code: i32) {
     py.detach(|| process::ward_ended(pid, status));
 }
 
+/// Returns a descriptor that is readable once the process has ended, the caller's to close; `None` if it has ended.
+#[pyfunction]
+fn ward_descriptor(pid: u32) -> PyResult<Option<i32>> {
+    Ok(process::ward_descriptor(pid)?.map(IntoRawFd::into_raw_fd))
+}
+
 #[pyfunction]
 fn before_fork(py: Python<'_>) {
     if session_if_any().is_some() {
@@ -114,10 +121,13 @@ fn before_fork(py: Python<'_>) {
 
 #[pyfunction]
 fn after_fork(py: Python<'_>) -> PyResult<()> {
-    // From 3.12 on the interpreter counts this process's threads after the handlers have run, and warns of a second one.
-    let counts = py.version_info() >= (3, 12);
-    process::after_fork(counts && session_if_any().is_some());
-    if counts && session_if_any().is_some() {
+    // From 3.12 on the interpreter counts this process's threads after the handlers have run, and warns of a second one. Where
+    // there are others anyhow it may be the main thread that sleeps, and nobody would start ours again.
+    let later = py.version_info() >= (3, 12)
+        && session_if_any().is_some()
+        && phalanx_sys::process::thread_count() == 1;
+    process::after_fork(later);
+    if later {
         resume_after(py)?;
     }
     Ok(())

@@ -148,22 +148,23 @@ pub(crate) fn join_tree() -> u16 {
         };
     };
     let one = JOINING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut joined = None;
     if token::slot_if_joined() == 0 {
         let parent = token::forked_from();
         match arena.reserve_slot_for(u32::from(parent)) {
-            Ok(slot) => enter_forked(arena, slot),
+            Ok(slot) => {
+                occupy(arena, slot);
+                joined = Some(slot);
+            }
             Err(error) => panic!("a forked child cannot join the process tree: {error}"),
         }
     }
+    // First: who is told takes a lock that a fork takes before this one.
     drop(one);
-    token::slot_if_joined()
-}
-
-fn enter_forked(arena: &'static Arena, slot: u16) {
-    occupy(arena, slot);
-    if let Some(told) = JOINED.get() {
+    if let (Some(slot), Some(told)) = (joined, JOINED.get()) {
         told(slot);
     }
+    token::slot_if_joined()
 }
 
 static JOINED: OnceLock<fn(u16)> = OnceLock::new();

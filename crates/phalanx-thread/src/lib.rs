@@ -23,6 +23,7 @@
 //! - *Fork*: the child has the forking thread only, as its main thread. *Ctrl-C* is the process's matter, not a thread's.
 #![warn(missing_docs)]
 
+mod frozen;
 pub mod panics;
 mod registry;
 mod thread;

@@ -97,7 +97,13 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Keeps the registry whole while the process forks.
+pub(crate) fn freeze() -> impl Sized + 'static {
+    lock(&REGISTRY)
+}
+
 fn registry() -> MutexGuard<'static, Registry> {
+    crate::frozen::install();
     let mut registry = lock(&REGISTRY);
     let pid = phalanx_sys::ids::pid();
     if registry.pid != pid {

@@ -119,7 +119,13 @@ struct Alive {
     threads: HashMap<u64, std::thread::ThreadId>,
 }
 
+/// Keeps the list whole while the process forks.
+pub(crate) fn freeze() -> impl Sized + 'static {
+    lock(&ALIVE)
+}
+
 fn with_alive<R>(f: impl FnOnce(&mut HashMap<u64, std::thread::ThreadId>) -> R) -> R {
+    crate::frozen::install();
     let mut alive = lock(&ALIVE);
     let pid = phalanx_sys::ids::pid();
     let alive = match &mut *alive {

@@ -1,0 +1,67 @@
+//! The lists of threads at a fork: nobody is in the middle of changing one, so that the child never finds it locked by a
+//! thread that it does not have.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::sync::Once;
+
+use crate::{registry, thread};
+
+thread_local! {
+    static LOCKS: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Has every fork from now on find the lists whole.
+pub(crate) fn install() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| phalanx_sys::process::at_fork(before, after, after));
+}
+
+extern "C" fn before() {
+    // In the order in which they are taken elsewhere.
+    let locks: Vec<Box<dyn Any>> = vec![Box::new(thread::freeze()), Box::new(registry::freeze())];
+    LOCKS.with_borrow_mut(|kept| *kept = locks);
+}
+
+extern "C" fn after() {
+    LOCKS.with_borrow_mut(Vec::clear);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use phalanx_testkit::{in_child, watchdog};
+
+    use crate::{Thread, enumerate};
+
+    const ROUNDS: usize = 200;
+
+    #[test]
+    fn a_child_of_a_fork_beside_starting_threads_finds_the_lists_free() {
+        let _dog = watchdog(Duration::from_secs(300));
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    Thread::spawn(|| ()).unwrap().join().unwrap();
+                }
+            });
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = enumerate();
+                }
+            });
+            let stuck = (0..ROUNDS).find(|_| {
+                let child = in_child(|| {
+                    assert_eq!(enumerate().len(), 1);
+                    Thread::spawn(|| ()).unwrap().join().unwrap();
+                });
+                !child.dies_within(Duration::from_secs(30)) || !child.wait().is_success()
+            });
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(stuck, None, "the child of this fork is stuck or failed");
+        });
+    }
+}
