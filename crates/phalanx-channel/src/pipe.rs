@@ -196,7 +196,10 @@ impl<S: Serialize, R> Connection<S, R> {
     ///
     /// [`PutError`], which has the message, when the other end is gone, memory is short or it does not serialize.
     pub fn send(&self, value: S) -> Result<(), PutError<S>> {
-        put_value(&self.send, &value, Patience::FOREVER).map_err(|kind| PutError { value, kind })
+        match put_value(&self.send, &value, Patience::FOREVER) {
+            Ok(()) => Ok(()),
+            Err(kind) => Err(PutError { value, kind: *kind }),
+        }
     }
 }
 
@@ -207,7 +210,7 @@ impl<S, R: DeserializeOwned> Connection<S, R> {
     ///
     /// [`GetError::Closed`] when all were read and the other end is gone.
     pub fn recv(&self) -> Result<R, GetError> {
-        get_value(&self.receive, Patience::FOREVER)
+        get_value(&self.receive, Patience::FOREVER).map_err(|error| *error)
     }
 
     /// As [`recv`](Self::recv), for at most `timeout`.
@@ -216,7 +219,7 @@ impl<S, R: DeserializeOwned> Connection<S, R> {
     ///
     /// [`GetError`].
     pub fn recv_timeout(&self, timeout: Duration) -> Result<R, GetError> {
-        get_value(&self.receive, Patience::timeout(timeout))
+        get_value(&self.receive, Patience::timeout(timeout)).map_err(|error| *error)
     }
 
     /// Receives a message, as `patience` says.
@@ -225,7 +228,7 @@ impl<S, R: DeserializeOwned> Connection<S, R> {
     ///
     /// [`GetError`].
     pub fn recv_with(&self, patience: Patience) -> Result<R, GetError> {
-        get_value(&self.receive, patience)
+        get_value(&self.receive, patience).map_err(|error| *error)
     }
 
     /// Receives a message when there is one, for coroutines on any executor.

@@ -148,6 +148,7 @@ thread_local! {
 const KEPT: usize = 1 << 16;
 
 /// Runs `f` with an empty buffer: this thread's, or a new one while that is in use (serializing may use another queue).
+#[inline]
 fn with_scratch<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     SCRATCH.with(|scratch| {
         // Used where it lies: moving it out and back costs more than a small item's put.
@@ -163,27 +164,44 @@ fn with_scratch<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     })
 }
 
-/// Puts a serialized value with the handles in it.
+/// Puts a serialized value with the handles in it. The error lies elsewhere, so that what is returned fits a register.
+#[inline]
 pub(crate) fn put_value<T: Serialize>(
     queue: &RawQueue,
     value: &T,
     patience: Patience,
-) -> Result<(), PutErrorKind> {
+) -> Result<(), Box<PutErrorKind>> {
     with_scratch(|buffer| {
-        let (encoded, handles) = handle::collect(|| codec::encode(value, buffer));
-        encoded.map_err(PutErrorKind::Codec)?;
-        Ok(queue.put_with(buffer, &handles, patience)?)
+        let encode = || match codec::write(value, buffer) {
+            Ok(()) => Ok(buffer),
+            Err(error) => Err(error),
+        };
+        handle::collect_then(encode, |encoded, handles| match encoded {
+            Err(error) => Err(Box::new(PutErrorKind::Codec(*error))),
+            Ok(bytes) => match queue.put_all(bytes, handles, patience) {
+                Ok(()) => Ok(()),
+                Err(error) => Err(Box::new(PutErrorKind::from(*error))),
+            },
+        })
     })
 }
 
-/// Takes a value.
+/// Takes a value. The error lies elsewhere, as in [`put_value`].
+#[inline]
 pub(crate) fn get_value<T: DeserializeOwned>(
     queue: &RawQueue,
     patience: Patience,
-) -> Result<T, GetError> {
-    with_scratch(|buffer| match queue.get_into(buffer, patience)? {
-        Received::Inline => Ok(codec::decode(buffer)?),
-        Received::Block(message) => Ok(codec::decode(&message)?),
+) -> Result<T, Box<GetError>> {
+    with_scratch(|buffer| {
+        let decoded = match queue.take_into(buffer, patience) {
+            Ok(Received::Inline) => codec::read(buffer),
+            Ok(Received::Block(message)) => codec::read(&message),
+            Err(error) => return Err(Box::new(GetError::from(*error))),
+        };
+        match decoded {
+            Ok(value) => Ok(value),
+            Err(error) => Err(Box::new(GetError::Codec(*error))),
+        }
     })
 }
 
@@ -418,7 +436,10 @@ impl<T: Serialize> Queue<T> {
     ///
     /// [`PutError`], which has the item.
     pub fn put_with(&self, value: T, patience: Patience) -> Result<(), PutError<T>> {
-        put_value(&self.raw, &value, patience).map_err(|kind| PutError { value, kind })
+        match put_value(&self.raw, &value, patience) {
+            Ok(()) => Ok(()),
+            Err(kind) => Err(PutError { value, kind: *kind }),
+        }
     }
 
     /// Puts an item when there is room, for coroutines on any executor.
@@ -476,7 +497,7 @@ impl<T: DeserializeOwned> Queue<T> {
     ///
     /// [`GetError`].
     pub fn get_with(&self, patience: Patience) -> Result<T, GetError> {
-        get_value(&self.raw, patience)
+        get_value(&self.raw, patience).map_err(|error| *error)
     }
 
     /// Takes the first item when there is one, for coroutines on any executor.
@@ -509,8 +530,11 @@ impl<T: DeserializeOwned> Queue<T> {
 
 pub(crate) fn get_ready<T: DeserializeOwned>(raw: &RawQueue) -> Ready<'_, Result<T, GetError>> {
     Ready::new(raw.readable(), raw.held(), || match get_value(raw, NOW) {
-        Err(GetError::Empty) => None,
-        done => Some(done),
+        Ok(value) => Some(Ok(value)),
+        Err(error) => match *error {
+            GetError::Empty => None,
+            error => Some(Err(error)),
+        },
     })
 }
 

@@ -18,13 +18,15 @@
 //! | note block, new tail, new count | nothing happened; the block still belongs to the dead producer: its sweep frees it |
 //! | **tail = new tail** | it was put; the next owner hands the block over to the queue and sets the count |
 //! | block's holder = in transit; count; clear the note | it was put |
-//! | notify a consumer, unlock | the next owner notifies all |
+//! | unlock | the next owner notifies all |
+//! | notify a consumer | the sweep does: it looks at every queue |
 //!
 //! | get, under the head lock | killed after it |
 //! |---|---|
 //! | copy the bytes out, or note the block and make it mine | nothing happened; the next owner gives the block back to the queue |
 //! | **head = new head** | it was taken, and is lost with the one who took it: its sweep frees the block |
-//! | count; clear the note; notify a producer; unlock | the next owner sets the count and notifies all |
+//! | count; clear the note; unlock | the next owner sets the count and notifies all |
+//! | notify a producer | the sweep does: it looks at every queue |
 //!
 //! So an item is never torn and never delivered twice, and the only items lost are those the dead process had taken.
 //! Bytes are copied under a lock only while they are few ([`INLINE_MOST`]); large ones are copied before the lock is taken
@@ -33,8 +35,8 @@
 
 use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Padded, points};
 use phalanx_shm::{
-    Acquired, AllocError, Arena, BlockRef, Brief, ExitRecord, Held, Kind, KindOps, PLACED_MOST,
-    Patience, Placed, RawLock, Shared, TRANSIT, WaitError, current_slot, register_kind, sweeping,
+    Acquired, AllocError, Arena, BlockRef, ExitRecord, Held, Kind, KindOps, PLACED_MOST, Patience,
+    Placed, RawLock, Shared, TRANSIT, WaitError, current_slot, register_kind, sweeping,
 };
 use phalanx_sync::Gate;
 
@@ -311,6 +313,14 @@ fn recover(arena: &Arena, block: BlockRef, dead: u16, wake_all: bool) {
     if state.joinable.load(Ordering::Relaxed) != 0 {
         queue.taker_died(dead);
     }
+    // The dead one may have unlocked and not told anybody. Instead of a note of its own for each put and get, whoever sleeps
+    // beside what it waits for is woken: rarely anybody, unless there is a wake owed.
+    if queue.has_item() {
+        state.not_empty.notify_all();
+    }
+    if queue.has_room(1) {
+        state.not_full.notify_all();
+    }
     if wake_all {
         for gate in [&state.not_empty.0, &state.not_full.0, &state.all_done] {
             gate.rouse();
@@ -388,6 +398,31 @@ fn ring_size(ring: &Segment) -> u64 {
     } else {
         8
     }
+}
+
+/// Returns up to 16 bytes as two words, the first byte lowest and zeros behind the last; `None` for more.
+#[inline]
+fn words_of(bytes: &[u8]) -> Option<[u64; 2]> {
+    let len = bytes.len();
+    let bits = |lacking: usize| 8 * lacking as u32;
+    // Each time two looks that overlap unless all bytes are seen: what they have in common is the same.
+    if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk::<8>()) {
+        let last = u64::from_le_bytes(*last);
+        return match len {
+            8 => Some([last, 0]),
+            9..=16 => Some([u64::from_le_bytes(*first), last >> bits(16 - len)]),
+            _ => None,
+        };
+    }
+    if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk::<4>()) {
+        let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+        return Some([u64::from(first) | u64::from(last) << bits(len - 4), 0]);
+    }
+    let word = bytes
+        .iter()
+        .rev()
+        .fold(0, |word, byte| word << 8 | u64::from(*byte));
+    Some([word, 0])
 }
 
 fn new_segment(arena: &Arena, size: usize) -> Result<BlockRef, AllocError> {
@@ -618,8 +653,6 @@ impl Core<'_> {
             self.state.head.lock.unlock();
             return;
         }
-        // From before the unlock until they were told: if we die in between, the sweep tells them.
-        let _owed = Brief::of(self.state.not_full.word());
         self.state.head.lock.unlock();
         points::point("queue.get.unlocked");
         // By bytes one large item may make room for several small ones.
@@ -710,17 +743,7 @@ impl Core<'_> {
             at = at.wrapping_add(wrapped);
         }
         match record {
-            Record::Inline(parts, len) => {
-                self.write_word(segment, ring, at, INLINE << 56 | *len as u64);
-                let mut to = self.ring_byte(segment, ring, at.wrapping_add(8), *len);
-                for part in *parts {
-                    // SAFETY: the parts add up to `len`, for which there is room in one piece (checked above); the ring
-                    // behind the tail belongs to the tail lock, which we hold.
-                    unsafe { to.copy_from_nonoverlapping(part.as_ptr(), part.len()) };
-                    // SAFETY: still inside the record's `len` bytes (or one past them).
-                    to = unsafe { to.add(part.len()) };
-                }
-            }
+            Record::Inline(parts, len) => self.write_inline(segment, ring, at, parts, *len),
             Record::Block(block, len) => {
                 self.write_word(segment, ring, at, BLOCK << 56 | *len as u64);
                 self.write_word(segment, ring, at.wrapping_add(8), block.to_bits());
@@ -742,6 +765,71 @@ impl Core<'_> {
         }
         self.counted(side, record.payload());
         Ok(())
+    }
+
+    /// Writes a small record at `at`, where there is room for it in one piece. The tail lock is held.
+    #[inline]
+    fn write_inline(
+        &self,
+        segment: BlockRef,
+        ring: &Segment,
+        at: u64,
+        parts: &[&[u8]],
+        len: usize,
+    ) {
+        self.write_word(segment, ring, at, INLINE << 56 | len as u64);
+        let at = at.wrapping_add(8);
+        if let [part] = *parts
+            && let Some(words) = words_of(part)
+        {
+            // Copying few bytes of unknown number would be a call. A record's room is whole words.
+            self.write_word(segment, ring, at, words[0].to_le());
+            if len > 8 {
+                self.write_word(segment, ring, at.wrapping_add(8), words[1].to_le());
+            }
+            return;
+        }
+        let mut to = self.ring_byte(segment, ring, at, len);
+        for part in parts {
+            // SAFETY: the parts add up to `len`, for which there is room in one piece (the caller's promise); the ring
+            // behind the tail belongs to the tail lock, which we hold.
+            unsafe { to.copy_from_nonoverlapping(part.as_ptr(), part.len()) };
+            // SAFETY: still inside the record's `len` bytes (or one past them).
+            to = unsafe { to.add(part.len()) };
+        }
+    }
+
+    /// Copies a small record's bytes out. The head lock is held.
+    #[inline]
+    fn read_inline(
+        &self,
+        segment: BlockRef,
+        ring: &Segment,
+        at: u64,
+        len: usize,
+        buffer: &mut Vec<u8>,
+    ) {
+        buffer.clear();
+        if len <= 16 {
+            let first = self.read_word(segment, ring, at);
+            let second = if len > 8 {
+                self.read_word(segment, ring, at.wrapping_add(8))
+            } else {
+                0
+            };
+            // As `write_inline` has it: the first byte lowest.
+            buffer.extend_from_slice(&first.to_ne_bytes());
+            buffer.extend_from_slice(&second.to_ne_bytes());
+            buffer.truncate(len);
+            return;
+        }
+        buffer.reserve(len);
+        let from = self.ring_byte(segment, ring, at, len);
+        // SAFETY: a record between head and tail is `len` initialised bytes that nobody changes until the head
+        // has passed it; the buffer has room for them.
+        unsafe { buffer.as_mut_ptr().copy_from_nonoverlapping(from, len) };
+        // SAFETY: `len` bytes were initialised just now, and the capacity was reserved.
+        unsafe { buffer.set_len(len) };
     }
 
     /// Links a larger segment behind a full one.
@@ -822,14 +910,7 @@ impl Core<'_> {
                 .filter(|block| message::is_payload(self.arena, *block));
             let len = found.len();
             if let Found::Inline { at, len } = found {
-                let from = self.ring_byte(segment, ring, at, len);
-                buffer.clear();
-                buffer.reserve(len);
-                // SAFETY: a record between head and tail is `len` initialised bytes that nobody changes until the head
-                // has passed it; the buffer has room for them.
-                unsafe { buffer.as_mut_ptr().copy_from_nonoverlapping(from, len) };
-                // SAFETY: `len` bytes were initialised just now, and the capacity was reserved.
-                unsafe { buffer.set_len(len) };
+                self.read_inline(segment, ring, at, len, buffer);
             }
             claim(buffer);
             points::point("queue.get.claimed");
@@ -923,6 +1004,11 @@ impl Core<'_> {
     }
 }
 
+#[cold]
+fn out_of_memory(error: AllocError) -> Box<RawPutError> {
+    Box::new(error.into())
+}
+
 impl RawQueue {
     /// Makes a queue.
     ///
@@ -996,18 +1082,24 @@ impl RawQueue {
     /// [`RawPutError`]; nothing was put then.
     #[inline]
     pub fn put(&self, parts: &[&[u8]], patience: Patience) -> Result<(), RawPutError> {
+        self.put_parts(parts, patience).map_err(|error| *error)
+    }
+
+    /// As [`put`](Self::put). The error lies elsewhere, so that what is returned fits a register.
+    #[inline]
+    fn put_parts(&self, parts: &[&[u8]], patience: Patience) -> Result<(), Box<RawPutError>> {
         let len = parts.iter().map(|part| part.len()).sum();
         if len <= INLINE_MOST {
             return self.put_record(&Record::Inline(parts, len), patience);
         }
-        let mut loan = Loan::unfilled(self.held.arena(), len, &[])?;
+        let mut loan = Loan::unfilled(self.held.arena(), len, &[]).map_err(out_of_memory)?;
         let mut rest = &mut *loan;
         for part in parts {
             let (here, behind) = rest.split_at_mut(part.len());
             here.copy_from_slice(part);
             rest = behind;
         }
-        self.put_loan(loan, patience).map_err(|(error, _)| error)
+        self.put_loaned(loan, patience).map_err(|(error, _)| error)
     }
 
     /// Puts bytes together with the objects whose handles they contain; the objects live on while they are on their way.
@@ -1021,12 +1113,25 @@ impl RawQueue {
         objects: &[Held],
         patience: Patience,
     ) -> Result<(), RawPutError> {
+        self.put_all(bytes, objects, patience)
+            .map_err(|error| *error)
+    }
+
+    /// As [`put_with`](Self::put_with). The error lies elsewhere, as in `put_parts`.
+    #[inline]
+    pub(crate) fn put_all(
+        &self,
+        bytes: &[u8],
+        objects: &[Held],
+        patience: Patience,
+    ) -> Result<(), Box<RawPutError>> {
         if objects.is_empty() {
-            return self.put(&[bytes], patience);
+            return self.put_parts(&[bytes], patience);
         }
-        let mut loan = Loan::unfilled(self.held.arena(), bytes.len(), objects)?;
+        let mut loan =
+            Loan::unfilled(self.held.arena(), bytes.len(), objects).map_err(out_of_memory)?;
         loan.copy_from_slice(bytes);
-        self.put_loan(loan, patience).map_err(|(error, _)| error)
+        self.put_loaned(loan, patience).map_err(|(error, _)| error)
     }
 
     /// Puts bytes that were written in place; blocks while the queue is full.
@@ -1035,6 +1140,11 @@ impl RawQueue {
     ///
     /// [`RawPutError`] and the loan back; nothing was put then.
     pub fn put_loan(&self, loan: Loan, patience: Patience) -> Result<(), (RawPutError, Loan)> {
+        self.put_loaned(loan, patience)
+            .map_err(|(error, loan)| (*error, loan))
+    }
+
+    fn put_loaned(&self, loan: Loan, patience: Patience) -> Result<(), (Box<RawPutError>, Loan)> {
         let record = Record::Block(loan.block(), loan.len());
         match self.put_record(&record, patience) {
             Ok(()) => {
@@ -1045,36 +1155,36 @@ impl RawQueue {
         }
     }
 
-    fn put_record(&self, record: &Record<'_>, patience: Patience) -> Result<(), RawPutError> {
+    fn put_record(&self, record: &Record<'_>, patience: Patience) -> Result<(), Box<RawPutError>> {
         let core = self.core();
         let payload = record.payload();
         let most = core.state.byte_capacity.load(Ordering::Relaxed);
         if most != 0 && payload > most {
-            return Err(RawPutError::TooLarge {
+            return Err(Box::new(RawPutError::TooLarge {
                 bytes: payload,
                 most,
-            });
+            }));
         }
         loop {
-            // From before the commit until a consumer was told: if we die in between, the sweep tells them.
-            let owed = Brief::of(core.state.not_empty.word());
             core.lock_tail();
             if let Some(closed) = core.closed() {
                 core.state.tail.lock.unlock();
-                return Err(RawPutError::Closed(closed));
+                return Err(Box::new(RawPutError::Closed(closed)));
             }
             if core.has_room_locked(payload) {
                 let put = core.put_locked(record);
                 core.state.tail.lock.unlock();
                 points::point("queue.put.unlocked");
                 core.state.not_empty.notify_after_unlock(1);
-                return Ok(put?);
+                return put.map_err(out_of_memory);
             }
             core.state.tail.lock.unlock();
-            drop(owed);
-            core.state.not_full.wait_until(patience, || {
-                (core.has_room(payload) || core.closed().is_some()).then_some(())
-            })?;
+            core.state
+                .not_full
+                .wait_until(patience, || {
+                    (core.has_room(payload) || core.closed().is_some()).then_some(())
+                })
+                .map_err(|error| Box::new(RawPutError::Wait(error)))?;
         }
     }
 
@@ -1090,6 +1200,16 @@ impl RawQueue {
         buffer: &mut Vec<u8>,
         patience: Patience,
     ) -> Result<Received, RawGetError> {
+        self.take_into(buffer, patience).map_err(|error| *error)
+    }
+
+    /// As [`get_into`](Self::get_into). The error lies elsewhere, as in `put_parts`.
+    #[inline]
+    pub(crate) fn take_into(
+        &self,
+        buffer: &mut Vec<u8>,
+        patience: Patience,
+    ) -> Result<Received, Box<RawGetError>> {
         let core = self.core();
         // The copy under the lock must not allocate.
         buffer.clear();
@@ -1113,11 +1233,14 @@ impl RawQueue {
                 continue;
             }
             if let Some(closed) = closed {
-                return Err(RawGetError::Closed(closed));
+                return Err(Box::new(RawGetError::Closed(closed)));
             }
-            core.state.not_empty.wait_until(patience, || {
-                (core.has_item() || core.closed().is_some()).then_some(())
-            })?;
+            core.state
+                .not_empty
+                .wait_until(patience, || {
+                    (core.has_item() || core.closed().is_some()).then_some(())
+                })
+                .map_err(|error| Box::new(RawGetError::Wait(error)))?;
         }
     }
 
@@ -1381,6 +1504,22 @@ mod tests {
         drop(queue);
         assert_eq!(arena.kind_of(first), None);
         assert!(payloads.iter().all(|block| arena.kind_of(*block).is_none()));
+    }
+
+    #[test]
+    fn bytes_of_any_length_come_out_as_they_went_in() {
+        let queue = queue(Bounds::default());
+        let bytes: Vec<u8> = (1..=40).collect();
+        for len in 0..=bytes.len() {
+            queue.put(&[&bytes[..len]], Patience::FOREVER).unwrap();
+            let (one, two) = bytes[..len].split_at(len / 2);
+            queue.put(&[one, two], Patience::FOREVER).unwrap();
+        }
+        for len in 0..=bytes.len() {
+            for _ in 0..2 {
+                assert_eq!(*queue.get(Patience::FOREVER).unwrap(), bytes[..len]);
+            }
+        }
     }
 
     #[test]

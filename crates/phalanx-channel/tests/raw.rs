@@ -2,10 +2,15 @@
 
 use phalanx_channel::{Bounds, RawGetError, RawQueue};
 use phalanx_shm::{Patience, session};
+use std::sync::Mutex;
 use std::time::Duration;
+
+/// One counts the arena's blocks: the tests of one process take turns.
+static TURN: Mutex<()> = Mutex::new(());
 
 #[test]
 fn items_come_out_in_order_small_and_large() {
+    let _turn = TURN.lock();
     let queue = RawQueue::new(session().unwrap(), Bounds::default()).unwrap();
     for i in 0..2000_usize {
         let item = vec![i as u8; (i * 7) % 5000];
@@ -24,6 +29,7 @@ fn items_come_out_in_order_small_and_large() {
 
 #[test]
 fn many_producers_and_consumers_lose_and_double_nothing() {
+    let _turn = TURN.lock();
     let before = session().unwrap().usage().blocks;
     let queue = RawQueue::new(
         session().unwrap(),

@@ -159,7 +159,7 @@ impl Child {
             tie: Mutex::new(parts.tie),
             end: Mutex::new(End::default()),
         });
-        if let Some(arena) = session_if_any() {
+        if let Some(arena) = session_if_any().filter(|_| child.slot != 0) {
             arena.set_watched(child.slot);
         }
         reaper::add(&child)?;
@@ -210,9 +210,13 @@ impl Child {
     }
 
     fn sweep(&self, status: ExitStatus) {
-        let Some(arena) = session_if_any() else {
+        let Some(arena) = session_if_any().filter(|_| self.slot != 0) else {
             return;
         };
+        let spare = arena.spare_of(self.slot);
+        if spare != 0 {
+            Self::collect_spare(spare);
+        }
         arena.record_exit(
             self.slot,
             match status {
@@ -224,6 +228,24 @@ impl Child {
         for orphan in arena.sweep(self.slot).orphans {
             reaper::adopt(orphan);
         }
+    }
+
+    /// Watches a process that a zygote forked ahead and cannot hand over any more: it is a child of ours, without a slot, and
+    /// about to end.
+    pub(crate) fn collect_spare(pid: u32) {
+        let parts = Parts {
+            pid,
+            slot: 0,
+            name: "spare".to_owned(),
+            daemon: true,
+            start: None,
+            task: String::new(),
+            memory_limit: None,
+            stderr: None,
+            tie: None,
+        };
+        // Somebody waits for any child and was first: then it is collected.
+        let _ = Self::watch(parts);
     }
 
     /// Blocks until the child has ended and was swept; `None` when the deadline came first.

@@ -13,6 +13,18 @@
 //! | clone, answer with the process id | requester: the child's tie is broken, and it ends |
 //! | the child fills its slot | child: the requester has its pidfd, and sweeps it |
 //!
+//! From its first request on the zygote keeps a *spare*: a child forked ahead, which waits for a request of its own. So a
+//! start does not wait for a fork, nor for the page faults of a fresh process, and the zygote forks while the child runs.
+//!
+//! | a spare is | killed |
+//! |---|---|
+//! | forked: the kernel notes its id in the zygote's slot | zygote: the spare reads the end of its socket and ends; the requester finds the id in the sweep and collects it |
+//! | waiting | spare: the zygote finds the socket broken, forks, and names the dead one in its answer |
+//! | its id was the answer; the note is cleared | either: the requester sees the spare's end |
+//! | handed the request | as after a clone |
+//!
+//! It has no slot and touches nothing in the arena before it is handed a request.
+//!
 //! One request at a time is on the socket, under a lock of the requester's. The zygote holds nothing of a start: its death
 //! costs those in flight, which are reported as such, and the next start makes a new one.
 //!
@@ -30,6 +42,7 @@ use phalanx_channel::codec::{self, CodecError};
 use phalanx_shm::{Arena, BlockRef};
 use phalanx_sys::process::Forked;
 use phalanx_sys::{ids, process, signal, socket, tie};
+use phalanx_thread::panics;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -42,7 +55,15 @@ use crate::task::{Payload, TaskRef};
 
 /// What the socket carries: slot, flags, start record.
 const REQUEST: usize = 24;
+/// What comes back: process id or error, the id of a spare that was found dead.
+const ANSWER: usize = 16;
 const QUIET_INTERRUPT: u64 = 1;
+
+/// Returns the number at a place of a message, 0 behind its end.
+fn field(message: &[u8], at: usize) -> u64 {
+    let bytes = message.get(at..).and_then(<[u8]>::first_chunk);
+    bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
 
 /// This process's connection to a zygote.
 #[derive(Debug)]
@@ -114,12 +135,16 @@ impl Connection {
         fds.extend(stderr.map(AsFd::as_fd));
         let gone = |error: io::Error| StartError::Zygote(error.to_string());
         socket::send_with_fds(&self.socket, &message, &fds).map_err(gone)?;
-        let mut answer = [0_u8; 8];
+        let mut answer = [0_u8; ANSWER];
         match socket::recv_with_fds(&self.socket, &mut answer).map_err(gone)? {
-            (8, _) => {}
+            (ANSWER, _) => {}
             _ => return Err(StartError::Zygote("it closed its socket".to_owned())),
         }
-        match i64::from_le_bytes(answer) {
+        let dead = field(&answer, 8) as u32;
+        if dead != 0 {
+            Child::collect_spare(dead);
+        }
+        match field(&answer, 0).cast_signed() {
             pid if pid > 0 => Ok(pid as u32),
             error => Err(io::Error::from_raw_os_error(-error as i32).into()),
         }
@@ -298,46 +323,157 @@ fn rehearse(arena: &'static Arena) {
     entry::flush();
 }
 
+/// As [`rehearse`], in a spare, which has no slot yet: without the arena.
+fn rehearse_alone() {
+    let Ok(task) = TaskRef::of(&rehearsed) else {
+        return;
+    };
+    let mut out = Vec::new();
+    let ran = panics::catch(|| {
+        phalanx_sync::handle::collect(|| {
+            let payload = entry::join_payload(&task, &[]).ok()?;
+            let (task, from) = entry::split(&payload).ok()?;
+            let called = task.resolve().ok()?;
+            called
+                .call(Payload::Borrowed(&payload[from..]), &mut out)
+                .ok()
+        })
+    });
+    drop(ran);
+    entry::flush();
+}
+
+/// A request as it came.
+struct Request {
+    message: [u8; REQUEST],
+    fds: Vec<OwnedFd>,
+}
+
+impl Request {
+    fn receive(socket: &OwnedFd) -> Option<Self> {
+        let mut message = [0_u8; REQUEST];
+        match socket::recv_with_fds(socket, &mut message) {
+            Ok((REQUEST, fds)) => Some(Self { message, fds }),
+            _ => None,
+        }
+    }
+
+    fn pass_on(&self, socket: &OwnedFd) -> io::Result<()> {
+        let fds: Vec<_> = self.fds.iter().map(AsFd::as_fd).collect();
+        socket::send_with_fds(socket, &self.message, &fds)
+    }
+
+    /// Runs what was asked for, in a process of its own.
+    fn serve(mut self, arena: &'static Arena, closure: Option<entry::Closure<'_>>) -> ! {
+        let stderr = (self.fds.len() > 1).then(|| self.fds.remove(1));
+        let Some(tie) = self.fds.pop() else {
+            process::exit_now(REFUSED_CODE)
+        };
+        let field = |at| field(&self.message, at);
+        serve_one(
+            arena,
+            field(0) as u16,
+            field(8),
+            field(16),
+            tie,
+            stderr,
+            closure,
+        )
+    }
+}
+
+/// A child forked ahead.
+struct Spare {
+    pid: u32,
+    /// What it waits at. It ends when this is closed.
+    socket: OwnedFd,
+}
+
+impl Spare {
+    fn is_waiting(&self) -> bool {
+        socket::is_whole(&self.socket)
+    }
+}
+
+fn fork_sibling(arena: &'static Arena) -> io::Result<Forked> {
+    // SAFETY: this process has one thread, and the zygote registers no at-fork handlers that the child needs: what
+    // they would do is done by `become_child`. The note lies in the arena and is an atomic.
+    unsafe { process::clone_parent(arena.note_of_spare()) }
+}
+
+/// Forks a spare, and gives the socket for requests back. Without room for it the next start forks, and tells of the error.
+fn fork_ahead(
+    arena: &'static Arena,
+    requests: OwnedFd,
+    closure: Option<entry::Closure<'_>>,
+) -> (OwnedFd, Option<Spare>) {
+    let Ok((ours, theirs)) = socket::seqpacket_pair() else {
+        return (requests, None);
+    };
+    match fork_sibling(arena) {
+        Ok(Forked::Child) => {
+            // Whoever listens at the other ends must see the zygote's death.
+            drop((requests, ours));
+            process::set_name("phalanx-spare");
+            rehearse_alone();
+            match Request::receive(&theirs) {
+                Some(request) => {
+                    drop(theirs);
+                    request.serve(arena, closure);
+                }
+                // The zygote is gone, perhaps with a request in its hands.
+                None => process::exit_now(REFUSED_CODE),
+            }
+        }
+        Ok(Forked::Parent(pid)) => (requests, Some(Spare { pid, socket: ours })),
+        Err(_) => (requests, None),
+    }
+}
+
 /// Forks on demand until the other end of the socket is gone. One thread, and it never has another.
-pub(crate) fn serve(arena: &'static Arena, socket: OwnedFd, closure: Option<Closure>) -> ! {
+pub(crate) fn serve(arena: &'static Arena, mut socket: OwnedFd, closure: Option<Closure>) -> ! {
     process::set_name("phalanx-zygote");
     // Ctrl-C goes to the whole terminal group; the zygote ends with its parent.
     signal::ignore(signal::SIGINT);
     rehearse(arena);
-    loop {
-        let mut message = [0_u8; REQUEST];
-        let mut fds = match socket::recv_with_fds(&socket, &mut message) {
-            Ok((REQUEST, fds)) => fds,
-            _ => process::exit_now(0),
-        };
-        let field =
-            |at: usize| u64::from_le_bytes(message[at..at + 8].try_into().unwrap_or([0; 8]));
-        let stderr = (fds.len() > 1).then(|| fds.remove(1));
-        let Some(tie) = fds.pop() else {
-            process::exit_now(REFUSED_CODE)
-        };
-        // SAFETY: this process has one thread, and the zygote registers no at-fork handlers that the child needs: what
-        // they would do is done by `become_child`.
-        let answer = match unsafe { process::clone_parent() } {
-            Ok(Forked::Child) => {
-                drop(socket);
-                serve_one(
-                    arena,
-                    field(0) as u16,
-                    field(8),
-                    field(16),
-                    tie,
-                    stderr,
-                    closure.as_deref(),
-                );
+    let closure = closure.as_deref();
+    let mut spare: Option<Spare> = None;
+    while let Some(request) = Request::receive(&socket) {
+        let (mut ready, mut dead) = (None, 0);
+        if let Some(spare) = spare.take() {
+            if spare.is_waiting() {
+                ready = Some(spare);
+            } else {
+                dead = spare.pid;
             }
-            Ok(Forked::Parent(pid)) => i64::from(pid),
-            Err(error) => -i64::from(error.raw_os_error().unwrap_or(11)),
-        };
-        if socket::send_with_fds(&socket, &answer.to_le_bytes(), &[]).is_err() {
-            process::exit_now(0);
         }
+        let answer = match &ready {
+            Some(spare) => i64::from(spare.pid),
+            None => match fork_sibling(arena) {
+                Ok(Forked::Child) => {
+                    drop(socket);
+                    request.serve(arena, closure);
+                }
+                Ok(Forked::Parent(pid)) => i64::from(pid),
+                Err(error) => -i64::from(error.raw_os_error().unwrap_or(11)),
+            },
+        };
+        arena.forget_spare();
+        let mut message = [0_u8; ANSWER];
+        message[..8].copy_from_slice(&answer.to_le_bytes());
+        message[8..].copy_from_slice(&u64::from(dead).to_le_bytes());
+        // Before the request is passed on: the spare may take this core.
+        let answered = socket::send_with_fds(&socket, &message, &[]);
+        if let Some(spare) = ready {
+            // Broken: it was killed just now, which the requester sees.
+            let _ = request.pass_on(&spare.socket);
+        }
+        if answered.is_err() {
+            break;
+        }
+        (socket, spare) = fork_ahead(arena, socket, closure);
     }
+    process::exit_now(0)
 }
 
 fn serve_one(

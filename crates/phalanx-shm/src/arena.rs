@@ -102,9 +102,18 @@ struct Span {
     class: AtomicU32,
     /// Spans of a large block.
     spans: AtomicU32,
+    /// In a span of small blocks: from this one on, none was ever taken. Grows before the block is taken.
+    used: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Span>() == 64 && size_of::<Head>() == 16);
+
+impl Span {
+    /// Returns how many of a span's small blocks were ever taken; never more than there are, whatever the table says.
+    fn used(&self, geometry: &Small) -> usize {
+        (self.used.load(Ordering::Relaxed) as usize).min(geometry.count)
+    }
+}
 
 const TABLE: usize = 16 * 1024;
 const _: () = assert!(size_of::<Header>() <= TABLE);
@@ -508,11 +517,17 @@ impl Arena {
         holder: u16,
     ) -> Option<(BlockRef, &Head)> {
         let geometry = Small::ALL[class];
+        let used = &self.span(index).used;
         for word in 0..geometry.count.div_ceil(64) {
             let bits = self.bitmap(index, word);
             let mut seen = bits.load(Ordering::Relaxed);
             while seen != 0 {
                 let bit = seen.trailing_zeros() as usize;
+                let beyond = (word * 64 + bit) as u32 + 1;
+                if used.load(Ordering::Relaxed) < beyond {
+                    used.fetch_max(beyond, Ordering::Relaxed);
+                    points::point("arena.used-grown");
+                }
                 // The bit is only a hint; clearing it first keeps others from trying the same block.
                 seen = bits.fetch_and(!(1 << bit), Ordering::Relaxed) & !(1 << bit);
                 points::point("arena.bit-cleared");
@@ -567,6 +582,7 @@ impl Arena {
                 let mask = if word == 0 { mask & !1 } else { mask };
                 self.bitmap(index, word).store(mask, Ordering::Relaxed);
             }
+            self.span(index).used.store(1, Ordering::Relaxed);
             Ok(self
                 .small_head(index, &geometry, 0)
                 .claim_uncounted(kind, holder))
@@ -963,7 +979,7 @@ impl Arena {
             match (span.class.load(Ordering::Relaxed) as usize).checked_sub(1) {
                 Some(class) if class < SMALL.len() => {
                     let geometry = Small::ALL[class];
-                    for slot in 0..geometry.count {
+                    for slot in 0..span.used(&geometry) {
                         let head = self.small_head(index, &geometry, slot);
                         let now = head.read();
                         if !now.is_free() {
@@ -1003,11 +1019,17 @@ impl Arena {
                 chains[class] = index as u32 + 1;
                 if class < SMALL.len() {
                     let geometry = Small::ALL[class];
-                    for slot in 0..geometry.count {
-                        if self.small_head(index, &geometry, slot).read().is_free() {
-                            free[class] += 1;
-                            self.bitmap(index, slot / 64)
-                                .fetch_or(1 << (slot % 64), Ordering::Relaxed);
+                    let used = span.used(&geometry);
+                    // The bits of those behind were never touched.
+                    free[class] += (geometry.count - used) as u32;
+                    for slot in 0..used {
+                        if !self.small_head(index, &geometry, slot).read().is_free() {
+                            continue;
+                        }
+                        free[class] += 1;
+                        let (bits, bit) = (self.bitmap(index, slot / 64), 1 << (slot % 64));
+                        if bits.load(Ordering::Relaxed) & bit == 0 {
+                            bits.fetch_or(bit, Ordering::Relaxed);
                         }
                     }
                 } else if span.head.read().is_free() {

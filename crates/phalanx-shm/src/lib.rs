@@ -40,4 +40,4 @@ pub use token::{
 };
 
 /// The version of everything that is laid out in the arena. A process of another version is refused at the door.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;

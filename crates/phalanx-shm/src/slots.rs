@@ -15,6 +15,8 @@
 //! what it saw when another process is there already, fails its compare-exchange. The processes of one slot number their
 //! threads from different places for the same reason, see [`crate::token`].
 
+use std::ptr::NonNull;
+
 use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Word, points};
 use phalanx_sys::{pidfd::PidFd, process};
 
@@ -75,6 +77,9 @@ pub(crate) struct Slot {
     pub(crate) interest_overflow: AtomicU32,
     /// Lines of the interest list that threads keep for brief notes; a hint, which may be off by a few.
     kept: AtomicU32,
+    /// The id of a sibling that this process forked ahead and has not handed over, 0 for none. The kernel writes it.
+    spare: AtomicU32,
+    reserved: AtomicU32,
     pub(crate) interests: [AtomicU64; INTERESTS],
 }
 
@@ -173,6 +178,7 @@ impl Slot {
             &self.parent,
             &self.watched,
             &self.interest_overflow,
+            &self.spare,
         ] {
             word.store(0, Ordering::Relaxed);
         }
@@ -360,6 +366,25 @@ impl Arena {
     #[must_use]
     pub fn is_watched(&self, slot: u16) -> bool {
         self.slot(slot).watched.load(Ordering::Acquire) & WATCHED != 0
+    }
+
+    /// Returns where the calling process's slot notes a sibling that it forked and has not told their parent of, for the
+    /// kernel to write its id there.
+    #[must_use]
+    pub fn note_of_spare(&self) -> NonNull<u32> {
+        NonNull::from(&self.slot(token::current_slot()).spare).cast()
+    }
+
+    /// Says that the calling process has no such sibling any more.
+    pub fn forget_spare(&self) {
+        let entry = self.slot(token::current_slot());
+        entry.spare.store(0, Ordering::Release);
+    }
+
+    /// Returns the id of the sibling that the process in `slot` forked and has not told their parent of, 0 if there is none.
+    #[must_use]
+    pub fn spare_of(&self, slot: u16) -> u32 {
+        self.slot(slot).spare.load(Ordering::Acquire)
     }
 
     /// Records how the process in `slot` ended, for those who find its name in a lock or pipe.

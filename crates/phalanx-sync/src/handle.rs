@@ -34,11 +34,16 @@ impl Level {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&self) -> Vec<Held> {
         if COUNT.get() == self.before {
             return Vec::new();
         }
+        self.take_some()
+    }
+
+    #[cold]
+    fn take_some(&self) -> Vec<Held> {
         COUNT.set(self.before);
         COLLECTED.with_borrow_mut(|all| all.split_off(self.before))
     }
@@ -59,6 +64,20 @@ pub fn collect<T>(serialize: impl FnOnce() -> T) -> (T, Vec<Held>) {
     let value = serialize();
     let holds = level.take();
     (value, holds)
+}
+
+/// As [`collect`], and calls `then` with the value and the holds: for hot paths, where there are rarely any.
+#[inline]
+pub fn collect_then<T, R>(serialize: impl FnOnce() -> T, then: impl FnOnce(T, &[Held]) -> R) -> R {
+    let level = Level::enter();
+    let value = serialize();
+    if COUNT.get() == level.before {
+        drop(level);
+        return then(value, &[]);
+    }
+    let holds = level.take();
+    drop(level);
+    then(value, &holds)
 }
 
 /// Returns and forgets why the last handle of this thread could not be serialized or read back.

@@ -270,6 +270,80 @@ fn fails_when_nobody_sweeps() {
     fails(Fault::None, SHORT, dies(3, "queue.get.seized", 2000, false));
 }
 
+/// Process 2 puts or takes one item and dies before it has told anybody; process 1, who may sleep, waits for just that.
+fn owes_a_wake(
+    takes: bool,
+    point: &'static str,
+    sweep: bool,
+) -> impl Fn(&'static Arena) + Send + Sync {
+    const LEN: usize = 40;
+    move |arena| {
+        let bounds = Bounds {
+            items: Some(1),
+            ..Bounds::default()
+        };
+        let queue = RawQueue::new(arena, bounds).unwrap();
+        let block = queue.held().block();
+        let put = |number: u8| {
+            let bytes = item(1, number, LEN);
+            queue.put(&[&bytes], Patience::FOREVER).unwrap();
+        };
+        if takes {
+            put(0);
+        }
+        let dead = spawn(move || {
+            let life = || {
+                die_at(point, 1);
+                let queue = join(arena, block);
+                if takes {
+                    let _ = queue.get(Patience::FOREVER).unwrap();
+                } else {
+                    let bytes = item(2, 0, LEN);
+                    queue.put(&[&bytes], Patience::FOREVER).unwrap();
+                }
+            };
+            if sweep {
+                process(2, 1, life);
+                return;
+            }
+            phalanx_prim::model::be(2);
+            if phalanx_prim::model::living(life).is_none() {
+                vanish(2);
+            }
+            phalanx_prim::model::be(1);
+        });
+        if takes {
+            put(1);
+        } else {
+            check(&queue.get(Patience::FOREVER).unwrap(), LEN);
+        }
+        dead.join().unwrap();
+    }
+}
+
+#[test]
+fn a_wake_that_the_dead_owed_comes_from_the_sweep() {
+    for takes in [false, true] {
+        let unlocked = if takes {
+            "queue.get.unlocked"
+        } else {
+            "queue.put.unlocked"
+        };
+        for point in [unlocked, "gate.waking"] {
+            explore(USUAL, owes_a_wake(takes, point, true));
+        }
+    }
+}
+
+#[test]
+fn fails_when_a_wake_is_owed_and_nobody_sweeps() {
+    fails(
+        Fault::None,
+        USUAL,
+        owes_a_wake(false, "queue.put.unlocked", false),
+    );
+}
+
 /// A death between two segments, on either side.
 #[test]
 fn a_death_between_segments_loses_nothing() {

@@ -6,6 +6,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ptr::NonNull;
 
 /// Returns when a process started, in clock ticks since boot: with its pid, a name for good.
 ///
@@ -84,6 +85,8 @@ pub unsafe fn fork() -> io::Result<Forked> {
 
 /// Forks a sibling: a child whose parent is *this process's parent*, which gets its exit status and SIGCHLD.
 ///
+/// The kernel writes the child's id to `note` before this process can be killed: whoever reads it then knows of the child.
+///
 /// # Errors
 ///
 /// When the system has no room for another process, or this one is the init of its namespace.
@@ -91,8 +94,9 @@ pub unsafe fn fork() -> io::Result<Forked> {
 /// # Safety
 ///
 /// This process has one thread, and nothing registered with `pthread_atfork` needs to run. What the C library keeps about
-/// its thread (the cached thread id, the list of robust mutexes) is set right in the child.
-pub unsafe fn clone_parent() -> io::Result<Forked> {
+/// its thread (the cached thread id, the list of robust mutexes) is set right in the child. `note` is valid for a write and
+/// accessed by atomics only.
+pub unsafe fn clone_parent(note: NonNull<u32>) -> io::Result<Forked> {
     let mut tid_address: *mut libc::c_int = std::ptr::null_mut();
     // SAFETY: the call writes one pointer to the place given. Without it (a kernel built without it) the pointer stays
     // null, and the library's cached id stays the parent's, which only error-checking mutexes and pthread_kill look at.
@@ -113,18 +117,20 @@ pub unsafe fn clone_parent() -> io::Result<Forked> {
             std::ptr::from_mut(&mut robust_len),
         )
     };
-    let mut flags = libc::CLONE_PARENT | libc::SIGCHLD;
+    let mut flags = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID | libc::SIGCHLD;
     if !tid_address.is_null() {
         flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
     }
     let none: usize = 0;
+    let note = note.as_ptr();
     // SAFETY: without CLONE_VM the child has a copy of this memory and goes on on the copied stack (a null stack pointer);
-    // the tid address is the one the library registered for this thread. The argument order differs between machines.
+    // the note may be written (the caller's promise); the tid address is the one the library registered for this thread.
+    // The argument order differs between machines.
     #[cfg(target_arch = "x86_64")]
-    let answer = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, tid_address, none) };
+    let answer = unsafe { libc::syscall(libc::SYS_clone, flags, none, note, tid_address, none) };
     // SAFETY: as above.
     #[cfg(target_arch = "aarch64")]
-    let answer = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, tid_address) };
+    let answer = unsafe { libc::syscall(libc::SYS_clone, flags, none, note, none, tid_address) };
     let forked = forked(answer)?;
     if forked == Forked::Child && !robust.is_null() {
         // SAFETY: the head the library registered in the parent lies at the same address in the child.

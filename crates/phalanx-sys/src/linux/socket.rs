@@ -82,6 +82,15 @@ pub fn send_with_fds(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) ->
     }
 }
 
+/// Returns `false` if the other end of a socket is known to be gone.
+#[must_use]
+pub fn is_whole(socket: impl AsFd) -> bool {
+    let socket = socket.as_fd();
+    // The end of the other side is news by itself.
+    super::pidfd::poll_input(socket, Some(super::clock::Deadline::at_ns(0)))
+        != super::pidfd::Polled::Ready
+}
+
 /// Receives one message and its descriptors, which close on exec. No bytes and no error: the other end is gone.
 ///
 /// # Errors

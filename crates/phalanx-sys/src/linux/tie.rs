@@ -1,6 +1,6 @@
 //! Ties a child's life to its parent's, without a thread and whichever thread started it.
 //!
-//! Parent and child hold the two ends of a socket pair. The child asks the kernel to send it SIGKILL when its end has news
+//! Parent and child hold the two ends of a pipe. The child asks the kernel to send it SIGKILL when its end has news
 //! (`F_SETSIG`, `O_ASYNC`); the only news ever is that the other end was closed, which the kernel does for the parent
 //! however it goes. `PR_SET_PDEATHSIG` would follow the parent's *thread*, and not at all a child made by a zygote.
 #![expect(unsafe_code, reason = "F_SETOWN and F_SETSIG")]
@@ -27,7 +27,7 @@ pub struct ChildEnd(OwnedFd);
 ///
 /// When no descriptors are left.
 pub fn tie_pair() -> io::Result<(ParentEnd, ChildEnd)> {
-    let (parent, child) = super::socket::stream_pair()?;
+    let (child, parent) = super::socket::pipe()?;
     Ok((ParentEnd(parent), ChildEnd(child)))
 }
 
