@@ -327,7 +327,8 @@ def test_killed_in_the_middle_again_and_again():
             assert len(items) == len(shared) and all(shared[key] == value for key, value in items)
             assert all(set(value) <= {"x"} for _, value in items)
             shared["mine"] = "x" * round
-            assert len(numbers) == len(list(numbers)) <= 22
+            # Each killed between its append and its pops leaves one more for good.
+            assert len(numbers) == len(list(numbers)) <= 22 + round
     finally:
         made.shutdown()
 

@@ -29,7 +29,7 @@ extern "C" fn after() {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use phalanx_prim::{AtomicBool, Ordering};
     use std::time::Duration;
 
     use phalanx_shm::session;
