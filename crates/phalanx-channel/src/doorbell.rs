@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 
+use phalanx_prim::{AtomicBool, Ordering};
 use phalanx_shm::{Interest, Shared};
 use phalanx_sync::Gate;
 use phalanx_sys::event::EventFd;
@@ -34,6 +35,8 @@ struct Clapper {
     event: EventFd,
     queue: RawQueue,
     bell: Bell,
+    /// Nobody has the bell any more.
+    gone: AtomicBool,
 }
 
 impl Clapper {
@@ -55,7 +58,9 @@ impl Clapper {
     fn arm(self: &Arc<Self>) {
         let waker = Waker::from(Arc::clone(self));
         reactor::register(self.gate(), self.queue.held(), &waker);
-        if self.is_due() {
+        if self.gone.load(Ordering::SeqCst) {
+            reactor::forget(self.gate(), &waker);
+        } else if self.is_due() {
             self.event.ring();
         }
     }
@@ -95,6 +100,7 @@ impl Doorbell {
                 event: EventFd::new()?,
                 queue: queue.clone(),
                 bell,
+                gone: AtomicBool::new(false),
             }),
             owner: phalanx_sys::ids::pid(),
             armed: Mutex::new(None),
@@ -127,6 +133,17 @@ impl Doorbell {
             *armed = Some(Interest::of(self.clapper.gate().word()));
         }
         self.clapper.arm();
+    }
+}
+
+impl Drop for Doorbell {
+    fn drop(&mut self) {
+        if self.is_ours() {
+            // The reactor would keep descriptor and queue until somebody notifies. The flag first: the clapper may be about to
+            // arm itself again.
+            self.clapper.gone.store(true, Ordering::SeqCst);
+            reactor::forget(self.clapper.gate(), &Waker::from(Arc::clone(&self.clapper)));
+        }
     }
 }
 
@@ -200,6 +217,30 @@ mod tests {
             queue.get(Patience::FOREVER).unwrap();
             bell.settle();
         }
+    }
+
+    #[test]
+    fn a_bell_that_is_dropped_leaves_nothing() {
+        let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let queue = RawQueue::new(session().unwrap(), Bounds::default()).unwrap();
+        drop(Doorbell::new(&queue, Bell::Readable).unwrap());
+        let before = descriptors();
+        for _ in 0..500 {
+            drop(Doorbell::new(&queue, Bell::Readable).unwrap());
+        }
+        // Tests beside this one may have some open.
+        assert!(descriptors() < before + 100);
+        let block = queue.held().block();
+        drop(queue);
+        // The reactor may be looking at it at this moment.
+        let gone = || session().unwrap().kind_of(block).is_none();
+        for _ in 0..1000 {
+            if gone() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the queue is still held");
     }
 
     #[test]

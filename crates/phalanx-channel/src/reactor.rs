@@ -196,6 +196,36 @@ pub(crate) fn register(gate: &'static Gate<Shared>, held: &Held, waker: &Waker) 
     missed.into_iter().for_each(Waker::wake);
 }
 
+/// Takes a waker back that was left at a gate and has not been called. It is known by its data: that of an `Arc`.
+pub(crate) fn forget(gate: &'static Gate<Shared>, waker: &Waker) {
+    let mut removed = Vec::new();
+    for shared in ours() {
+        let mut reactor = lock(&shared);
+        let before = reactor.entries.len();
+        for entry in &mut reactor.entries {
+            if std::ptr::eq(entry.gate, gate) {
+                // Two vtables may be one: what tells these wakers apart is what they wake.
+                let same = |known: &mut Waker| known.data() == waker.data();
+                removed.extend(entry.wakers.extract_if(.., same).map(Removed::Waker));
+            }
+        }
+        let empty = |entry: &mut Entry| entry.wakers.is_empty();
+        let empty = reactor.entries.extract_if(.., empty);
+        removed.extend(empty.map(Removed::Entry));
+        if reactor.entries.len() != before {
+            // Its thread sleeps on the gate still.
+            ring(&reactor.bell);
+        }
+    }
+    // Without our locks: the last hold on an object may go with it.
+    drop(removed);
+}
+
+enum Removed {
+    Waker(#[expect(dead_code, reason = "held to be dropped")] Waker),
+    Entry(#[expect(dead_code, reason = "held to be dropped")] Entry),
+}
+
 /// A future that looks, and sleeps at a gate between looks. Made by the objects' own methods.
 ///
 /// Dropped before it is ready, it passes a wake that was meant for it on to the next.
