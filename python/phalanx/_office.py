@@ -309,9 +309,25 @@ class Office:
 
     def start(self):
         with self.lock:
-            self.fill()
-            self.thread = threading.Thread(target=_oversee, args=(self,), name="PoolOverseer", daemon=True)
-            self.thread.start()
+            try:
+                self.fill()
+                thread = threading.Thread(target=_oversee, args=(self,), name="PoolOverseer", daemon=True)
+                thread.start()
+            except BaseException:
+                self.undo_start()
+                raise
+            self.thread = thread
+
+    def undo_start(self):
+        """End workers that nobody oversees. Another start is possible."""
+        self.crew.signal(signal.SIGKILL)
+        for number, worker in self.workers.items():
+            worker.join()
+            self.crew.settle(number, b"")
+            self.roll.pop(worker.pid, None)
+            if worker in self.staff:
+                self.staff.remove(worker)
+        self.workers.clear()
 
     def fill(self):
         """Start workers up to the number wanted."""

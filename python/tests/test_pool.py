@@ -547,3 +547,30 @@ def test_an_overseer_that_fails_goes_on(monkeypatch):
             pool.apply_async(time.sleep, (60,), timeout=0.1).get(30)
         assert pool.apply_async(square, (4,)).get(30) == 16
     assert reported == ["no descriptor left"]
+
+
+@pytest.mark.parametrize("kind", ["pool", "executor"])
+def test_a_pool_without_room_for_its_thread_leaves_nothing(kind, monkeypatch):
+    from phalanx import ProcessPoolExecutor
+
+    context = get_context("fork")
+    start, refused = threading.Thread.start, []
+
+    def refuse_once(self):
+        if self.name == "PoolOverseer" and not refused:
+            refused.append(self)
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_once)
+    if kind == "pool":
+        with pytest.raises(RuntimeError, match="new thread"):
+            context.Pool(2)
+        assert not context.active_children()
+        with context.Pool(2) as made:
+            assert made.apply_async(square, (3,)).get(30) == 9
+    else:
+        with ProcessPoolExecutor(2, mp_context=context) as made:
+            with pytest.raises(RuntimeError, match="new thread"):
+                made.submit(square, 3)
+            assert made.submit(square, 3).result(30) == 9

@@ -67,6 +67,18 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Kills, stops and starves members of process trees under load in both faces, and checks that nothing hangs, is lost or leaks
+    Chaos {
+        /// How long
+        #[arg(long, default_value_t = 1.0)]
+        minutes: f64,
+        /// Replays a run's decisions; random without
+        #[arg(long)]
+        seed: Option<u32>,
+        /// Whose trees
+        #[arg(long, default_value = "both", value_parser = ["rust", "python", "both"])]
+        face: String,
+    },
     /// Runs format, clippy, rustdoc, the aarch64 build, and the house's own rules (direction, unsafe rooms)
     Check {
         /// Only these steps
@@ -99,6 +111,11 @@ fn main() -> ExitCode {
         Task::Bench { table, quick } => bench::bench(table.as_deref(), quick),
         Task::Realworld { only, rounds } => python::realworld(&only, rounds),
         Task::Pains { args } => python::pains(&args),
+        Task::Chaos {
+            minutes,
+            seed,
+            face,
+        } => python::chaos(minutes, seed, &face),
         Task::Check { only } => check::check(&only),
         Task::Model { filter } => deep::model(filter.as_deref()),
         Task::Miri { package } => deep::miri(package.as_deref()),

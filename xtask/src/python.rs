@@ -199,7 +199,8 @@ pub(crate) fn test() -> Outcome {
     let venv = Venv::with_package()?;
     venv.python(&["-m", "pytest", "--quiet", "python/tests"])
         .run()?;
-    venv.python(&[CONFORMANCE, "--quick"]).run()
+    venv.python(&[CONFORMANCE, "--quick"]).run()?;
+    chaos_in(&venv, 1.0, None, "both")
 }
 
 /// Runs CPython's own tests with the package and without it.
@@ -212,6 +213,29 @@ pub(crate) fn conformance(args: &[String]) -> Outcome {
 pub(crate) fn pains(args: &[String]) -> Outcome {
     let venv = Venv::with_package()?;
     venv.python(&["tests/pains/run.py"]).args(args).run()
+}
+
+/// Runs trees of processes under a killer, in one face or in both by turns.
+pub(crate) fn chaos(minutes: f64, seed: Option<u32>, face: &str) -> Outcome {
+    let venv = Venv::with_package()?;
+    chaos_in(&venv, minutes, seed, face)
+}
+
+fn chaos_in(venv: &Venv, minutes: f64, seed: Option<u32>, face: &str) -> Outcome {
+    let minutes = minutes.to_string();
+    let mut args = vec![
+        "tests/chaos/chaos.py".to_owned(),
+        format!("--minutes={minutes}"),
+        format!("--face={face}"),
+    ];
+    if face != "python" {
+        let package = ["--release", "--package", "phalanx-chaos"];
+        Sh::cargo(&["build"]).args(&package).run()?;
+        let tree = target_dir().join("release/phalanx-chaos");
+        args.push(format!("--rust-tree={}", tree.display()));
+    }
+    args.extend(seed.map(|seed| format!("--seed={seed}")));
+    venv.python(&[]).args(&args).run()
 }
 
 /// Runs others' programs on the standard library and on the package, in an environment that has them.

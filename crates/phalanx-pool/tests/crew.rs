@@ -214,7 +214,7 @@ fn a_death_fails_the_task_that_ran_and_no_other() {
         if index == 4 {
             assert_eq!(lot.end_of(index), Some(End::Died));
             let report = lot.with_result(index, <[u8]>::to_vec);
-            // How long it ran, and how many of its calls it had made.
+            // After how long it ran and how many calls were done.
             assert_eq!(&report[16..], b"report");
         } else {
             check(&lot, index, index as u8);

@@ -20,6 +20,7 @@ use crate::error::{Death, MemoryVerdict};
 use crate::reaper;
 use crate::start::{DIED, StartHandle};
 
+const NO_SUCH_PROCESS: i32 = 3;
 /// Bytes of a child's stderr that are kept.
 const TAIL: usize = 4096;
 
@@ -123,21 +124,50 @@ fn pass_on(mut bytes: &[u8]) {
     }
 }
 
+/// Gives back what the dead process of a slot held, and sees to its children.
+fn sweep(slot: u16, status: ExitStatus) {
+    let Some(arena) = session_if_any().filter(|_| slot != 0) else {
+        return;
+    };
+    let spare = arena.spare_of(slot);
+    if spare != 0 {
+        Child::collect_spare(spare);
+    }
+    arena.record_exit(
+        slot,
+        match status {
+            ExitStatus::Exited(code) => ExitRecord::Code(code),
+            ExitStatus::Signaled { signal, .. } => ExitRecord::Signal(signal),
+            ExitStatus::Unknown => ExitRecord::Unknown,
+        },
+    );
+    for orphan in arena.sweep(slot).orphans {
+        reaper::adopt(orphan);
+    }
+}
+
 impl Child {
     /// Takes charge of a process that was just started: watched from now on.
     ///
     /// # Errors
     ///
-    /// When no descriptor is left; the process is killed then.
+    /// When no descriptor or no room for the reaper's thread is left; the process was ended and swept then.
     pub(crate) fn watch(parts: Parts) -> std::io::Result<Arc<Self>> {
-        let pidfd = match PidFd::open(parts.pid) {
-            Ok(pidfd) => pidfd,
-            Err(error) => {
-                // Not reaped by anybody else, so the id still means this child.
-                let _ = phalanx_sys::process::signal(parts.pid, signal::SIGKILL);
-                return Err(error);
+        let (pid, slot) = (parts.pid, parts.slot);
+        let watched = Self::try_watch(parts);
+        if let Err(error) = &watched {
+            // Somebody who waits for any child was first if there is none of this id. Otherwise the id still means this child.
+            if error.raw_os_error() != Some(NO_SUCH_PROCESS) {
+                let _ = phalanx_sys::process::signal(pid, signal::SIGKILL);
+                phalanx_sys::process::collect(pid);
             }
-        };
+            sweep(slot, ExitStatus::Unknown);
+        }
+        watched
+    }
+
+    fn try_watch(parts: Parts) -> std::io::Result<Arc<Self>> {
+        let pidfd = PidFd::open(parts.pid)?;
         let child = Arc::new(Self {
             pid: parts.pid,
             slot: parts.slot,
@@ -190,7 +220,7 @@ impl Child {
         self.drain_stderr(true);
         // A grandchild may hold the other end open for ever; nobody would listen to it.
         lock(&self.stderr).pipe = None;
-        self.sweep(status);
+        sweep(self.slot, status);
         end.status = Some(status);
         if let Some(start) = &self.start {
             // Those it never read: handles in them hold their objects.
@@ -207,27 +237,6 @@ impl Child {
         }
         wakers.into_iter().for_each(Waker::wake);
         Some(status)
-    }
-
-    fn sweep(&self, status: ExitStatus) {
-        let Some(arena) = session_if_any().filter(|_| self.slot != 0) else {
-            return;
-        };
-        let spare = arena.spare_of(self.slot);
-        if spare != 0 {
-            Self::collect_spare(spare);
-        }
-        arena.record_exit(
-            self.slot,
-            match status {
-                ExitStatus::Exited(code) => ExitRecord::Code(code),
-                ExitStatus::Signaled { signal, .. } => ExitRecord::Signal(signal),
-                ExitStatus::Unknown => ExitRecord::Unknown,
-            },
-        );
-        for orphan in arena.sweep(self.slot).orphans {
-            reaper::adopt(orphan);
-        }
     }
 
     /// Watches a process that a zygote forked ahead and cannot hand over any more: it is a child of ours, without a slot, and

@@ -104,7 +104,8 @@ pub(crate) fn freeze() -> impl Sized + 'static {
     (reaper, pausing)
 }
 
-fn started() -> std::io::Result<MutexGuard<'static, Option<Reaper>>> {
+/// Returns the table. Its thread starts as soon as the system has room for one: whoever waits next tries again.
+fn table() -> std::io::Result<MutexGuard<'static, Option<Reaper>>> {
     let mut guard = reaper();
     if guard.is_none() {
         let epoll = Epoll::new()?;
@@ -125,10 +126,19 @@ fn started() -> std::io::Result<MutexGuard<'static, Option<Reaper>>> {
         crate::fork::install_hooks();
         phalanx_shm::on_join(joined_by_fork);
     }
+    if let Some(reaper) = guard.as_mut() {
+        let _ = reaper.start();
+    }
+    Ok(guard)
+}
+
+/// As [`table`], with its thread running or about to.
+fn started() -> std::io::Result<MutexGuard<'static, Option<Reaper>>> {
+    let mut guard = table()?;
     if let Some(reaper) = guard.as_mut()
         && let Err(error) = reaper.start()
     {
-        // What it watches stays watched, for when there is room for a thread again.
+        // What it watches stays watched.
         if reaper.is_idle() {
             *guard = None;
         }
@@ -243,14 +253,27 @@ pub(crate) fn forget_pauses() {
 
 /// Notes a slot that was promised to the child of a fork by hand.
 pub(crate) fn note_promise(slot: u16) {
-    let Ok(mut guard) = started() else { return };
+    let Ok(mut guard) = table() else { return };
     if let Some(reaper) = guard.as_mut() {
         reaper.promised.push((Deadline::after(PROMISE), slot));
     }
 }
 
-/// Watches a child that somebody else starts and collects.
+/// Watches a child that somebody else starts and collects. One that cannot be watched is ended.
 pub(crate) fn add_ward(pid: u32, slot: u16) -> std::io::Result<()> {
+    let added = try_add_ward(pid, slot);
+    if added.is_err() {
+        // Its owner has not collected it, so the number is still its own.
+        let _ = process::signal(pid, signal::SIGKILL);
+        while process::is_running(pid) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        end_ward(pid, slot, ExitStatus::Unknown);
+    }
+    added
+}
+
+fn try_add_ward(pid: u32, slot: u16) -> std::io::Result<()> {
     let ward = match PidFd::open(pid) {
         Ok(pidfd) => Ward { pidfd, pid, slot },
         Err(error) if error.raw_os_error() == Some(3) => {
@@ -260,7 +283,7 @@ pub(crate) fn add_ward(pid: u32, slot: u16) -> std::io::Result<()> {
         }
         Err(error) => return Err(error),
     };
-    let mut guard = started()?;
+    let mut guard = table()?;
     let Some(reaper) = guard.as_mut() else {
         return Ok(());
     };
@@ -318,7 +341,7 @@ fn end_ward(pid: u32, slot: u16, status: ExitStatus) {
 /// Starts the thread, so that children of plain forks are noticed too.
 pub(crate) fn ensure() {
     // Without a thread the next start of a process reports why.
-    drop(started());
+    drop(table());
 }
 
 /// Watches a child from now on.
@@ -370,7 +393,7 @@ pub(crate) fn adopt(orphan: ProcessInfo) {
         opened.filter(|_| process::was_there(orphan.pid, orphan.joined_at).unwrap_or(false));
     match opened {
         Some(pidfd) if !pidfd.is_dead() => {
-            let Ok(mut guard) = started() else { return };
+            let Ok(mut guard) = table() else { return };
             let Some(reaper) = guard.as_mut() else { return };
             let key = ORPHAN | reaper.number();
             if reaper.epoll.add(&pidfd, key).is_ok() {

@@ -130,7 +130,7 @@ impl Ward {
     ///
     /// # Errors
     ///
-    /// When no descriptor is left: its end goes unnoticed then, until somebody calls [`ward_ended`].
+    /// When no descriptor is left; the process was ended then, and is the caller's to collect.
     pub fn started(mut self, pid: u32) -> io::Result<()> {
         self.started = true;
         reaper::add_ward(pid, self.slot)

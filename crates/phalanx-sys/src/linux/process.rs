@@ -192,6 +192,28 @@ pub fn signal_group(group: u32, signal: i32) -> io::Result<()> {
     }
 }
 
+/// Returns `true` while there is a process of this id that is no zombie.
+#[must_use]
+pub fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    // The name in parentheses may hold anything, parentheses too.
+    let state = stat.as_deref().ok().and_then(|stat| {
+        let (_, rest) = stat.rsplit_once(')')?;
+        rest.trim_start().chars().next()
+    });
+    !matches!(state, None | Some('Z' | 'X'))
+}
+
+/// Blocks until a child has ended and collects it; one that is no child, or was collected, is not waited for.
+pub fn collect(pid: u32) {
+    let Some(child) = rustix::process::Pid::from_raw(pid.cast_signed()) else {
+        return;
+    };
+    while let Err(rustix::io::Errno::INTR) =
+        rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())
+    {}
+}
+
 /// Names the calling thread (in a process with one: the process), as `ps` and `top` show it. At most 15 bytes count.
 pub fn set_name(name: &str) {
     let short: Vec<u8> = name.bytes().filter(|byte| *byte != 0).take(15).collect();
