@@ -4,6 +4,7 @@ Each module of this package that replaces something lists it in ``PATCHES``: tri
 it, and what takes its place. What a stock module captured when it was imported is listed there as well.
 """
 
+import copyreg
 import importlib
 import sys
 import threading
@@ -26,7 +27,8 @@ _MODULES: dict[str, str] = {
 }
 # Imported at once: what they replace is in use before anybody imports the module they are about; or a second copy of that
 # module may be the first to be imported (`import_fresh_module("queue")`), and the first copy is the one that counts.
-_AT_ONCE = ("phalanx.threading", "phalanx.queue", "phalanx.synchronize")
+# The stock `multiprocessing.synchronize` first: its barrier derives from that of the stock `threading`.
+_AT_ONCE = ("phalanx.synchronize", "phalanx.threading", "phalanx.queue")
 
 _lock = threading.RLock()
 _ABSENT = object()
@@ -207,11 +209,33 @@ def _replace(target: str, attribute: str, replacement: object, saved: list[tuple
         raise AttributeError(f"{target} has no {attribute} to replace")
     saved.append((holder, attribute, before))
     setattr(holder, attribute, replacement)
+    if isinstance(before, type) and before.__module__ == name and name in _PICKLED:
+        copyreg.pickle(before, _reduce_stock)
+
+
+# Modules whose objects travel. Those made of a class that was replaced since name it in the child as what was there before.
+_PICKLED = ("multiprocessing.synchronize", "multiprocessing.queues", "multiprocessing.shared_memory")
+
+
+def _reduce_stock(obj):
+    make, args, *rest = obj.__reduce_ex__(2)
+    cls = type(obj)
+    args = tuple(arg for arg in args if arg is not cls)
+    return (_stock_again, (cls.__module__, cls.__qualname__, make is cls, args), *rest)
+
+
+def _stock_again(module, name, call, args):
+    holder = importlib.import_module(module)
+    befores = [before for known, attribute, before in _saved if known is holder and attribute == name]
+    cls = befores[0] if befores else getattr(holder, name)
+    return cls(*args) if call else cls.__new__(cls, *args)
 
 
 def _restore(saved: list[tuple[object, str, object]]) -> None:
     while saved:
         holder, attribute, before = saved.pop()
+        if isinstance(before, type) and copyreg.dispatch_table.get(before) is _reduce_stock:
+            del copyreg.dispatch_table[before]
         if before is _ABSENT:
             delattr(holder, attribute)
         else:

@@ -15,15 +15,13 @@ import types
 from multiprocessing import pool as _stock
 from multiprocessing import process, reduction, util
 
-from phalanx import _engine, _install
+from phalanx import _deaths, _engine, _install
 from phalanx.errors import (
     PhalanxError,
     PoolTerminatedError,
     RemoteError,
     TaskCancelledError,
     TaskExitedError,
-    TaskTimeoutError,
-    WorkerDiedError,
     describe_exit,
 )
 
@@ -140,31 +138,16 @@ def load_failure(data):
     return error
 
 
-def summary(function, call):
-    """Describe a call in one line."""
-    name = getattr(function, "__qualname__", None) or _safe(repr, function)
-    if call is None:
-        return f"{name}(...)"
-    args, kwds = call
-    parts = [_short(value) for value in args]
-    parts += [f"{key}={_short(value)}" for key, value in kwds.items()]
-    return f"{name}({', '.join(parts)})"
-
-
-def _short(value):
-    text = _safe(repr, value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 # ---- the worker ----
 
 
 class Desk:
     """What a worker is told; goes through any start method."""
 
-    def __init__(self, crew, bell):
+    def __init__(self, crew, bell, words):
         self.crew = crew
         self.bell = bell
+        self.words = words
 
     def take_bell(self):
         if isinstance(self.bell, int):
@@ -172,10 +155,10 @@ class Desk:
         return self.bell.detach()
 
     def __getstate__(self):
-        return self.crew, reduction.DupFd(self.bell)
+        return self.crew, reduction.DupFd(self.bell), self.words
 
     def __setstate__(self, state):
-        self.crew, self.bell = state
+        self.crew, self.bell, self.words = state
 
 
 def _ignore_interrupt(number, frame):
@@ -185,6 +168,8 @@ def _ignore_interrupt(number, frame):
 def work(desk, number, threads, initializer, initargs, most, wrap, memory_limit):
     """Be a worker: the target of its process."""
     hand = _engine.Hand(desk.crew, desk.take_bell(), number * threads)
+    if desk.words is not None:
+        _deaths.listen(*desk.words, number)
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _ignore_interrupt)
     if memory_limit:
@@ -195,11 +180,13 @@ def work(desk, number, threads, initializer, initargs, most, wrap, memory_limit)
         try:
             initializer(*initargs)
         except BaseException as error:
-            hand.break_with(dump_failure(error, None, wrap))
             if wrap == 2:
                 from concurrent.futures._base import LOGGER
 
+                # First: whoever breaks with it ends this process.
                 LOGGER.critical("Exception in initializer:", exc_info=True)
+            hand.break_with(dump_failure(error, None, wrap))
+            if wrap == 2:
                 return
             raise
     others = [hand.beside(number * threads + thread) for thread in range(1, threads)]
@@ -230,11 +217,12 @@ class Office:
     def __init__(self, ctx, make_process, workers, *, threads=1, initializer=None, initargs=(), most=0, wrap=True, memory_limit=None, staff=None, roll=None, daemon=True):
         self.ctx = ctx
         self.make_process = make_process
-        self.target = workers
+        self.target = self.most_workers = workers
         self.threads = threads
         self.orders = (initializer, initargs, most, wrap, memory_limit)
         self.crew = _engine.Crew(workers, threads)
-        self.desk = Desk(*self.crew.token())
+        self.last_words = _deaths.Listener(workers)
+        self.desk = Desk(*self.crew.token(), self.last_words.address())
         self.staff = [] if staff is None else staff
         # Processes by their ids.
         self.roll = {} if roll is None else roll
@@ -329,6 +317,13 @@ class Office:
                 self.staff.remove(worker)
         self.workers.clear()
 
+    def want(self, workers):
+        """Have so many workers from now on, if it may have them and has fewer."""
+        with self.lock:
+            if self.target < min(workers, self.most_workers):
+                self.target = min(workers, self.most_workers)
+                self.fill()
+
     def fill(self):
         """Start workers up to the number wanted."""
         with self.lock:
@@ -417,14 +412,16 @@ class Office:
         # The kernel has said that it is dead. Its sentinel may say so later: somebody's fork may have a copy of the other end.
         worker.join(0 if worker.exitcode is not None else 5)
         exitcode = worker.exitcode
-        report = pickle.dumps({"pid": worker.pid, "exitcode": exitcode}, 5)
+        report = pickle.dumps(self.last_words.report(number, worker.pid, exitcode), 5)
         had_task, killed, ready = self.crew.settle(number, report)
         with self.lock:
             self.workers.pop(number, None)
             if worker in self.staff:
                 self.staff.remove(worker)
             self.roll.pop(worker.pid, None)
-        if exitcode and not killed and ready and self.on_death is not None and self.state != TERMINATED:
+        # One that ends by itself before it is set up does so again, and the last of several says why.
+        abrupt = exitcode and not killed and (ready or exitcode < 0)
+        if abrupt and self.on_death is not None and self.state != TERMINATED:
             # After those are told whose task died with it: they hear what happened, the others that it is over.
             self.post(lambda: self.on_death(exitcode))
             return
@@ -528,24 +525,9 @@ class Office:
             ran = int.from_bytes(data[:8], "little") / 1e9
             inside = int.from_bytes(data[8:16], "little")
             report = pickle.loads(data[16:]) if data[16:] else {}
-            try:
-                task = summary(function, call(inside) if call else None)
-            except Exception:
-                task = summary(function, None)
-            attempts = tries() if tries else 1
-            again = f", {attempts} attempts" if attempts > 1 else ""
-            pid = report.get("pid")
-            if end == TIMED_OUT:
-                return TaskTimeoutError(f"{task} was stopped after {ran:.3g} s: worker {pid} was killed{again}")
-            how = describe_exit(report.get("exitcode"))
-            return WorkerDiedError(
-                f"worker {pid} {how} while it ran {task} for {ran:.3g} s{again}",
-                pid=pid,
-                exitcode=report.get("exitcode"),
-                task=task,
-                ran=ran,
-                attempts=attempts,
-            )
+            task = _deaths.summary(function, call(inside) if call else None)
+            say = _deaths.late if end == TIMED_OUT else _deaths.death
+            return say(report, task, ran, tries() if tries else 1)
         if end == CANCELLED:
             return TaskCancelledError("the task was cancelled")
         if end == BROKEN:
@@ -569,6 +551,7 @@ def _report():
 
 
 def _oversee(office):
+    office.last_words.begin()
     timeout, failed = None, False
     while True:
         try:

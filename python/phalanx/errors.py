@@ -19,9 +19,16 @@ class PhalanxError(Exception):
 
 
 class WorkerDiedError(PhalanxError, RuntimeError):
-    """The process that ran a task died. Only that task failed; the pool goes on with a new worker."""
+    """The process that ran a task died. Only that task failed; the pool goes on with a new worker.
 
-    def __init__(self, message="a worker died", *, pid=None, exitcode=None, task=None, ran=None, attempts=1, stderr="", oom=False):
+    ``pid``, ``exitcode`` and ``signal`` tell how, ``task`` and ``ran`` (seconds) what it ran, ``attempts`` how often that was
+    tried; ``stack`` where it was at a fatal signal, ``stderr`` what it wrote last to ``sys.stderr``, ``oom`` whether the
+    kernel's out-of-memory killer was at work.
+    """
+
+    def __init__(
+        self, message="a worker died", *, pid=None, exitcode=None, task=None, ran=None, attempts=1, stderr="", oom=False, stack=""
+    ):
         super().__init__(message)
         self.pid = pid
         self.exitcode = exitcode
@@ -30,6 +37,7 @@ class WorkerDiedError(PhalanxError, RuntimeError):
         self.attempts = attempts
         self.stderr = stderr
         self.oom = oom
+        self.stack = stack
 
     @property
     def signal(self):

@@ -21,6 +21,7 @@ class WorkerDiedError(PhalanxError, RuntimeError):
     attempts: int
     stderr: str
     oom: bool
+    stack: str
     def __init__(
         self,
         message: str = "a worker died",
@@ -32,6 +33,7 @@ class WorkerDiedError(PhalanxError, RuntimeError):
         attempts: int = 1,
         stderr: str = "",
         oom: bool = False,
+        stack: str = "",
     ) -> None: ...
     @property
     def signal(self) -> str | None: ...

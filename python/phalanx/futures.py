@@ -101,7 +101,9 @@ class ProcessPoolExecutor(_StockExecutor):
         self._executor_manager_thread_wakeup.close()
         self._survive = survive
         self._options = _seconds(task_timeout), retries, 0, False
-        self._futures = set()
+        # Those that are not done, oldest first.
+        self._futures = {}
+        self._mapped = 0
         self._office = Office(
             self._mp_context,
             _make_process,
@@ -115,6 +117,9 @@ class ProcessPoolExecutor(_StockExecutor):
             roll=self._processes,
             daemon=False,
         )
+        if self._mp_context.get_start_method(allow_none=False) != "fork":
+            # As the stock executor: a process is started when there is a call for it. Forks are made while no call runs.
+            self._office.target = 0
         this = weakref.ref(self)
 
         def broke(error):
@@ -146,8 +151,10 @@ class ProcessPoolExecutor(_StockExecutor):
                     return future
                 raise BrokenProcessPool(_UNSET) from error
             future._lot = lot
-            self._futures.add(future)
             futures = self._futures
+            futures[future] = None
+            if office.target < self._max_workers:
+                self._want()
             office.listen(lot, lambda: _settle(office, future, lot, fn, futures))
             return future
 
@@ -168,6 +175,10 @@ class ProcessPoolExecutor(_StockExecutor):
             # Who waits for the stock executor's thread waits for ours.
             self._executor_manager_thread = office.thread
 
+    def _want(self):
+        # Nobody tells of a map's calls that they are done: they are taken to go on, so that no call waits for another.
+        self._office.want(-(-(len(self._futures) + self._mapped) // self._office.threads))
+
     def map(self, fn, *iterables, timeout=None, chunksize=1, **more):
         if self._office is None or more:
             return super().map(fn, *iterables, timeout=timeout, chunksize=chunksize, **more)
@@ -183,6 +194,9 @@ class ProcessPoolExecutor(_StockExecutor):
             stream = _engine.Stream(office.crew, True)
             try:
                 seconds, retries, _, _ = self._options
+                if office.target < self._max_workers:
+                    self._mapped += -(-len(items) // chunksize)
+                    self._want()
                 stream.push(office.map(fn, items, True, (seconds, retries, together, True)))
             except Exception as failure:
                 error = failure
@@ -213,10 +227,9 @@ class ProcessPoolExecutor(_StockExecutor):
         with self._shutdown_lock:
             self._cancel_pending_futures = cancel_futures
             self._shutdown_thread = True
-        if cancel_futures:
-            for future in list(self._futures):
-                future.cancel()
         office = self._office
+        if cancel_futures:
+            self._cancel_pending()
         if office.thread is None:
             office.dismiss_unstarted()
             return
@@ -225,6 +238,13 @@ class ProcessPoolExecutor(_StockExecutor):
             office.join()
 
     shutdown.__doc__ = _base.Executor.shutdown.__doc__
+
+    def _cancel_pending(self):
+        pending = [future for future in list(self._futures) if not future.running()]
+        # A worker that is not at work yet has its first call as good as begun.
+        idle = self._office.target * self._office.threads - (len(self._futures) - len(pending))
+        for future in reversed(pending[max(idle, 0) :]):
+            future.cancel()
 
 
 def _finish(office):
@@ -242,7 +262,7 @@ def _end_future(future, error):
 
 
 def _settle(office, future, lot, fn, futures):
-    futures.discard(future)
+    futures.pop(future, None)
     if future.done():
         if future.cancelled():
             # Tell those who wait.

@@ -31,6 +31,7 @@ mod thread_semaphore;
 mod thread_wait;
 mod values;
 mod ward;
+mod words;
 mod worker;
 
 use pyo3::prelude::*;
@@ -60,6 +61,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     thread_semaphore::register(module)?;
     values::register(module)?;
     ward::register(module)?;
+    words::register(module)?;
     worker::register(module)?;
     Ok(())
 }

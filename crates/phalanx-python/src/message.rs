@@ -26,11 +26,15 @@ use crate::buffers::{Buffer, Unfilled, Whole};
 use crate::codec::{self, Unfit};
 use crate::door::raise;
 use crate::handle;
+use crate::payload::Looked;
 use crate::pickle::{self, Pickled};
 
 const ALIGN: usize = 64;
 /// From here on a copy is worth letting other threads run.
 const LONG: usize = 256 * 1024;
+
+/// So much of large bytes is enough to describe them.
+const LOOKED_AT: usize = 128;
 
 /// An object ready to be sent.
 pub(crate) enum Encoded {
@@ -200,6 +204,31 @@ pub(crate) fn decode_small<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound
         Some(b'A') => Ok(PyByteArray::new(py, &bytes[1..]).into_any()),
         _ => codec::decode(py, bytes),
     }
+}
+
+/// Looks at a message without making the object: of a pickle only its bytes are shown, of large bytes the first few.
+///
+/// # Errors
+///
+/// When it is torn.
+pub(crate) fn look<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Looked<'py>> {
+    let word = |at: usize| {
+        let bytes = message.get(at..at + 8).ok_or_else(torn)?;
+        Ok::<_, PyErr>(u64::from_le_bytes(bytes.try_into().map_err(|_| torn())?) as usize)
+    };
+    let few = &message[1.min(message.len())..message.len().min(LOOKED_AT)];
+    Ok(match message.first() {
+        Some(b'P' | b'R') => Looked::Pickle(PyBytes::new(py, &message[1..])),
+        Some(b'O') => {
+            let (len, count) = (word(8)?, word(16)?);
+            let from = count.checked_mul(8).and_then(|all| all.checked_add(24));
+            let pickle = from.and_then(|from| message.get(from..from.checked_add(len)?));
+            Looked::Pickle(PyBytes::new(py, pickle.ok_or_else(torn)?))
+        }
+        Some(b'B') => Looked::Value(PyBytes::new(py, few).into_any()),
+        Some(b'A') => Looked::Value(PyByteArray::new(py, few).into_any()),
+        _ => Looked::Value(codec::decode(py, message)?),
+    })
 }
 
 /// Makes an object of a message in the arena.

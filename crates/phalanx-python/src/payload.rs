@@ -10,7 +10,7 @@ use phalanx_shm::{Arena, Held, Kind, session};
 use phalanx_sync::handle::receive;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::codec;
 use crate::door::raise;
@@ -212,8 +212,16 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 ///
 /// What unpickling raises; `MemoryError`.
 pub(crate) fn decode<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    match named(bytes)? {
+        Some(kept) => message::open_kept(py, &kept),
+        None => message::decode_small(py, bytes),
+    }
+}
+
+/// Holds the block that bytes name; `None` when they are the object's own.
+fn named(bytes: &[u8]) -> PyResult<Option<Kept>> {
     let Some((&APART, rest)) = bytes.split_first() else {
-        return message::decode_small(py, bytes);
+        return Ok(None);
     };
     let torn = || PyRuntimeError::new_err("these bytes are no arguments of a task");
     let (with_handles, bits) = rest.split_first().ok_or_else(torn)?;
@@ -224,7 +232,27 @@ pub(crate) fn decode<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, 
         Kind::Bytes
     };
     let held = receive(kind, bits).map_err(PyRuntimeError::new_err)?;
-    message::open_kept(py, &Kept::from_held(held))
+    Ok(Some(Kept::from_held(held)))
+}
+
+/// What bytes say of an object, without making it: a pickle can run anything.
+pub(crate) enum Looked<'py> {
+    /// A plain value.
+    Value(Bound<'py, PyAny>),
+    /// The pickle, without the buffers beside it.
+    Pickle(Bound<'py, PyBytes>),
+}
+
+/// Looks at bytes of which [`decode`] would make an object.
+///
+/// # Errors
+///
+/// `RuntimeError` when they are none.
+pub(crate) fn look<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Looked<'py>> {
+    match named(bytes)? {
+        Some(kept) => crate::buffers::read_kept(&kept, |bytes| message::look(py, bytes)),
+        None => message::look(py, bytes),
+    }
 }
 
 /// Calls `f` with each of the objects that [`Packer::pack_items`] wrote, as long as it says so.

@@ -8,10 +8,10 @@ use phalanx_prim::Deadline;
 use phalanx_shm::WaitError;
 use pyo3::exceptions::{PyException, PyIndexError, PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::door::{Timeout, blocking_until};
-use crate::payload::{self, Packer, Parcel};
+use crate::payload::{self, Looked, Packer, Parcel};
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Crew>()?;
@@ -548,25 +548,27 @@ impl Lot {
         self.decode_to(py, self.parts.len())
     }
 
-    /// The call a task is, or the one of its calls with this number: its arguments and keywords.
+    /// The call a task is, or the one of its calls with this number, for a description: how the function takes its arguments (`(`
+    /// for arguments and keywords, `*` for arguments, `1` for one argument), its number among the calls that lie together,
+    /// whether a pickle follows, and the value or that pickle. Nothing of it is unpickled.
     #[pyo3(signature = (index, inside=0))]
     fn call<'py>(
         &self,
         py: Python<'py>,
         index: usize,
         inside: usize,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    ) -> PyResult<Option<(char, Option<usize>, bool, Bound<'py, PyAny>)>> {
         let (part, index) = self.at(index)?;
-        let (how, value) = match part.args(index) {
-            [CALL_BATCH, how, bytes @ ..] => (how, payload::decode(py, bytes)?.get_item(inside)?),
-            [how, bytes @ ..] => (how, payload::decode(py, bytes)?),
-            [] => return Ok(PyTuple::empty(py).into_any()),
+        let (how, inside, bytes) = match part.args(index) {
+            [CALL_BATCH, how, bytes @ ..] => (how, Some(inside), bytes),
+            [how, bytes @ ..] => (how, None, bytes),
+            [] => return Ok(None),
         };
-        Ok(match *how {
-            CALL_ALL => value,
-            CALL_STAR => (value, PyDict::new(py)).into_pyobject(py)?.into_any(),
-            _ => ((value,), PyDict::new(py)).into_pyobject(py)?.into_any(),
-        })
+        let how = char::from(*how);
+        Ok(Some(match payload::look(py, bytes)? {
+            Looked::Value(value) => (how, inside, false, value),
+            Looked::Pickle(pickle) => (how, inside, true, pickle.into_any()),
+        }))
     }
 
     /// Cancels a task; with `running` also one that runs.

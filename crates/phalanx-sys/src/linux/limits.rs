@@ -98,17 +98,24 @@ fn control_groups() -> Vec<PathBuf> {
     groups
 }
 
-/// Returns how often the out-of-memory killer ended a process of this control group, `None` if that is not counted.
+/// Returns how often the out-of-memory killer ended a process of this control group (of version 2: or one below it), or of
+/// the machine if the group does not count; `None` if nobody does.
 #[must_use]
 pub fn oom_kills() -> Option<u64> {
-    control_groups().iter().find_map(|group| {
+    let groups = control_groups();
+    let counted = groups.iter().find_map(|group| {
         let events = fs::read_to_string(group.join("memory.events"))
             .or_else(|_| fs::read_to_string(group.join("memory.oom_control")))
             .ok()?;
-        events
-            .lines()
-            .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
-    })
+        oom_kills_in(&events)
+    });
+    counted.or_else(|| oom_kills_in(&fs::read_to_string("/proc/vmstat").ok()?))
+}
+
+/// Finds the count in any of the files that have it.
+fn oom_kills_in(text: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
 /// Limits the private memory that this process may have to what it has now plus `bytes`: an allocation beyond fails
