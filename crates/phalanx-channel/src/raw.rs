@@ -29,11 +29,13 @@
 //! | notify a producer | the sweep does: it looks at every queue |
 //!
 //! So an item is never torn and never delivered twice, and the only items lost are those the dead process had taken.
+//! The last record is echoed beside the position that consumers poll, if it is tiny: see [`Tail`].
+//!
 //! Bytes are copied under a lock only while they are few ([`INLINE_MOST`]); large ones are copied before the lock is taken
 //! and read in place after it was released.
 #![expect(unsafe_code, reason = "records are bytes at positions of a ring")]
 
-use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Padded, points};
+use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Padded, fence, points};
 use phalanx_shm::{
     Acquired, AllocError, Arena, BlockRef, ExitRecord, Held, Kind, KindOps, PLACED_MOST, Patience,
     Placed, RawLock, Shared, TRANSIT, WaitError, current_slot, register_kind, sweeping,
@@ -138,7 +140,7 @@ impl RawQueue {
         let (segment, ring) = core.segment(&core.state.head.segment);
         let mut at = ring.head.load(Ordering::Acquire);
         let mut named = Vec::new();
-        while at < ring.tail.load(Ordering::Acquire) && named.len() < 64 {
+        while at < ring.tail.at.load(Ordering::Acquire) && named.len() < 64 {
             let (found, end) = core.read_record(segment, ring, at);
             named.extend(found.block());
             at = end;
@@ -159,12 +161,73 @@ unsafe impl Placed for State {
 struct Segment {
     /// Bytes read since the beginning; written under the head lock.
     head: Padded<AtomicU64>,
-    /// Bytes written since the beginning; written under the tail lock.
-    tail: Padded<AtomicU64>,
+    tail: Padded<Tail>,
     /// The next segment; 0 while this is the last. Once set, the tail does not move again.
     next: AtomicU64,
     /// Bytes of the ring, a power of two.
     size: AtomicU64,
+}
+
+/// What a consumer polls: one cache line.
+///
+/// The last record that was put lies here, too, if it is tiny: a consumer that waited has it with the news that it is there, and
+/// the line in the ring does not travel. This *echo* is a mere copy, written before the commit and read only while it
+/// is that of the record to be taken: a producer spoils its position, writes the rest, then writes the position.
+#[derive(Debug)]
+#[repr(C)]
+struct Tail {
+    /// Bytes written since the beginning; written under the tail lock.
+    at: AtomicU64,
+    /// Where the tail was before the record; [`NOWHERE`] while the rest means nothing.
+    echo_from: AtomicU64,
+    echo_len: AtomicU64,
+    echo: [AtomicU64; 2],
+}
+
+const NOWHERE: u64 = u64::MAX;
+/// Records up to this many bytes have an echo.
+const ECHO_MOST: usize = 16;
+
+impl Tail {
+    fn new() -> Self {
+        Self {
+            at: AtomicU64::new(0),
+            echo_from: AtomicU64::new(NOWHERE),
+            echo_len: AtomicU64::new(0),
+            echo: [AtomicU64::new(0), AtomicU64::new(0)],
+        }
+    }
+
+    /// Copies the record that is about to be committed. The tail lock is held.
+    #[inline]
+    fn write_echo(&self, from: u64, len: usize, words: [u64; 2]) {
+        self.echo_from.store(NOWHERE, Ordering::Relaxed);
+        // Whoever reads any of the new words finds the position spoiled, or new.
+        fence(Ordering::Release);
+        self.echo_len.store(len as u64, Ordering::Relaxed);
+        self.echo[0].store(words[0], Ordering::Relaxed);
+        self.echo[1].store(words[1], Ordering::Relaxed);
+        // Release: the position is the last.
+        self.echo_from.store(from, Ordering::Release);
+    }
+
+    /// Returns the record at `from` if this is its echo. The head lock is held, and a record at `from` was committed.
+    #[inline]
+    fn read_echo(&self, from: u64) -> Option<(usize, [u64; 2])> {
+        // Acquire: pairs with the last store of `write_echo`.
+        if self.echo_from.load(Ordering::Acquire) != from {
+            return None;
+        }
+        let len = self.echo_len.load(Ordering::Relaxed) as usize;
+        let words = [
+            self.echo[0].load(Ordering::Relaxed),
+            self.echo[1].load(Ordering::Relaxed),
+        ];
+        // Pairs with the fence of `write_echo`.
+        fence(Ordering::Acquire);
+        let whole = self.echo_from.load(Ordering::Relaxed) == from && len <= ECHO_MOST;
+        whole.then_some((len, words))
+    }
 }
 
 // SAFETY: as for `State`; the bytes behind it are reached by address only.
@@ -342,7 +405,7 @@ fn destroy(arena: &Arena, block: BlockRef) {
         loop {
             let at = ring.head.load(Ordering::Relaxed);
             // More than a ring holds was never put.
-            let left = ring.tail.load(Ordering::Acquire).wrapping_sub(at);
+            let left = ring.tail.at.load(Ordering::Acquire).wrapping_sub(at);
             if left == 0 || left > ring_size(ring) {
                 break;
             }
@@ -425,10 +488,26 @@ fn words_of(bytes: &[u8]) -> Option<[u64; 2]> {
     Some([word, 0])
 }
 
+/// Makes `buffer` the first `len` bytes of two words.
+#[inline]
+fn copy_words(words: [u64; 2], len: usize, buffer: &mut Vec<u8>) {
+    buffer.clear();
+    buffer.extend_from_slice(&words[0].to_le_bytes());
+    buffer.extend_from_slice(&words[1].to_le_bytes());
+    buffer.truncate(len);
+}
+
+/// Returns the bytes from a position to the end of the ring.
+#[inline]
+fn to_end_of(ring: &Segment, at: u64) -> u64 {
+    let size = ring_size(ring);
+    size - (at & (size - 1))
+}
+
 fn new_segment(arena: &Arena, size: usize) -> Result<BlockRef, AllocError> {
     let segment = Segment {
         head: Padded(AtomicU64::new(0)),
-        tail: Padded(AtomicU64::new(0)),
+        tail: Padded(Tail::new()),
         next: AtomicU64::new(0),
         size: AtomicU64::new(size as u64),
     };
@@ -481,11 +560,13 @@ impl Core<'_> {
     #[cold]
     fn repair_tail(&self) {
         let side = &self.state.tail;
+        // It may be that of a record that was never committed: another will have its place.
+        let (_, ring) = self.segment(&side.segment);
+        ring.tail.echo_from.store(NOWHERE, Ordering::Relaxed);
         let dead = side.noted.load(Ordering::Acquire) as u16;
         if dead != 0 {
-            let (_, ring) = self.segment(&side.segment);
             let committed =
-                ring.tail.load(Ordering::Relaxed) == side.note_position.load(Ordering::Relaxed);
+                ring.tail.at.load(Ordering::Relaxed) == side.note_position.load(Ordering::Relaxed);
             self.settle(side, committed);
             if committed
                 && let Some(block) = BlockRef::from_bits(side.note_block.load(Ordering::Relaxed))
@@ -617,7 +698,7 @@ impl Core<'_> {
         // Another consumer may move on and free it at this moment: what is read here is then any number.
         let ring = self.arena.view_held::<Segment>(block);
         // Acquire: the look below comes after these.
-        ring.tail.load(Ordering::Acquire) != ring.head.load(Ordering::Acquire)
+        ring.tail.at.load(Ordering::Acquire) != ring.head.load(Ordering::Acquire)
             || ring.next.load(Ordering::Acquire) != 0
             // A reference is used once, so the same one means that it was the first segment all the time.
             || self.state.head.segment.load(Ordering::Relaxed) != first
@@ -723,9 +804,10 @@ impl Core<'_> {
         let side = &self.state.tail;
         let (mut segment, mut ring) = self.segment(&side.segment);
         let footprint = record.footprint();
-        let mut at = ring.tail.load(Ordering::Relaxed);
+        let mut from = ring.tail.at.load(Ordering::Relaxed);
+        let mut at = from;
         let size = ring_size(ring);
-        let to_end = size - (at & (size - 1));
+        let to_end = to_end_of(ring, at);
         let wrapped = if to_end < footprint { to_end } else { 0 };
         let full = |head: u64| at.wrapping_sub(head).saturating_add(wrapped + footprint) > size;
         let mut is_full = full(side.seen.load(Ordering::Relaxed));
@@ -737,13 +819,16 @@ impl Core<'_> {
         }
         if is_full {
             (segment, ring) = self.grow(segment, ring)?;
-            at = 0;
+            (from, at) = (0, 0);
         } else if wrapped != 0 {
             self.write_word(segment, ring, at, WRAP << 56);
             at = at.wrapping_add(wrapped);
         }
+        let mut tiny = None;
         match record {
-            Record::Inline(parts, len) => self.write_inline(segment, ring, at, parts, *len),
+            Record::Inline(parts, len) => {
+                tiny = self.write_inline(segment, ring, at, parts, *len);
+            }
             Record::Block(block, len) => {
                 self.write_word(segment, ring, at, BLOCK << 56 | *len as u64);
                 self.write_word(segment, ring, at.wrapping_add(8), block.to_bits());
@@ -756,8 +841,13 @@ impl Core<'_> {
         let end = at.wrapping_add(footprint);
         self.note(side, end, block, record.payload());
         points::point("queue.put.noted");
+        // Right before the commit: a consumer that polls the line takes it away once.
+        if let Some(words) = tiny {
+            ring.tail.write_echo(from, record.payload() as usize, words);
+            points::point("queue.put.echoed");
+        }
         // Release: pairs with the Acquire in `get_locked`; this is the commit.
-        ring.tail.store(end, Ordering::Release);
+        ring.tail.at.store(end, Ordering::Release);
         points::point("queue.put.committed");
         if let Some(block) = block {
             self.arena.rehold(block, current_slot(), TRANSIT);
@@ -767,7 +857,8 @@ impl Core<'_> {
         Ok(())
     }
 
-    /// Writes a small record at `at`, where there is room for it in one piece. The tail lock is held.
+    /// Writes a small record at `at`, where there is room for it in one piece, and returns its bytes if they are few. The
+    /// tail lock is held.
     #[inline]
     fn write_inline(
         &self,
@@ -776,7 +867,7 @@ impl Core<'_> {
         at: u64,
         parts: &[&[u8]],
         len: usize,
-    ) {
+    ) -> Option<[u64; 2]> {
         self.write_word(segment, ring, at, INLINE << 56 | len as u64);
         let at = at.wrapping_add(8);
         if let [part] = *parts
@@ -787,7 +878,7 @@ impl Core<'_> {
             if len > 8 {
                 self.write_word(segment, ring, at.wrapping_add(8), words[1].to_le());
             }
-            return;
+            return Some(words);
         }
         let mut to = self.ring_byte(segment, ring, at, len);
         for part in parts {
@@ -797,6 +888,7 @@ impl Core<'_> {
             // SAFETY: still inside the record's `len` bytes (or one past them).
             to = unsafe { to.add(part.len()) };
         }
+        None
     }
 
     /// Copies a small record's bytes out. The head lock is held.
@@ -809,7 +901,6 @@ impl Core<'_> {
         len: usize,
         buffer: &mut Vec<u8>,
     ) {
-        buffer.clear();
         if len <= 16 {
             let first = self.read_word(segment, ring, at);
             let second = if len > 8 {
@@ -817,12 +908,9 @@ impl Core<'_> {
             } else {
                 0
             };
-            // As `write_inline` has it: the first byte lowest.
-            buffer.extend_from_slice(&first.to_ne_bytes());
-            buffer.extend_from_slice(&second.to_ne_bytes());
-            buffer.truncate(len);
-            return;
+            return copy_words([u64::from_le(first), u64::from_le(second)], len, buffer);
         }
+        buffer.clear();
         buffer.reserve(len);
         let from = self.ring_byte(segment, ring, at, len);
         // SAFETY: a record between head and tail is `len` initialised bytes that nobody changes until the head
@@ -886,15 +974,19 @@ impl Core<'_> {
         loop {
             let (segment, ring) = self.segment(&side.segment);
             let at = ring.head.load(Ordering::Relaxed);
+            let mut echo = None;
             if at >= side.seen.load(Ordering::Relaxed) {
                 // Acquire: pairs with the commit of the put.
-                side.seen
-                    .store(ring.tail.load(Ordering::Acquire), Ordering::Relaxed);
+                let tail = ring.tail.at.load(Ordering::Acquire);
+                side.seen.store(tail, Ordering::Relaxed);
+                if tail != at {
+                    echo = ring.tail.read_echo(at);
+                }
             }
             if at == side.seen.load(Ordering::Relaxed) {
                 let next = BlockRef::from_bits(ring.next.load(Ordering::Acquire))?;
                 // The last put into this segment came before the link: look once more.
-                if at == ring.tail.load(Ordering::Acquire) {
+                if at == ring.tail.at.load(Ordering::Acquire) {
                     if self.arena.view::<Segment>(next).is_err() {
                         // Not ours to follow, whoever wrote it.
                         ring.next.store(0, Ordering::Release);
@@ -904,14 +996,25 @@ impl Core<'_> {
                 }
                 continue;
             }
-            let (found, end) = self.read_record(segment, ring, at);
-            let block = found
-                .block()
-                .filter(|block| message::is_payload(self.arena, *block));
-            let len = found.len();
-            if let Found::Inline { at, len } = found {
-                self.read_inline(segment, ring, at, len, buffer);
-            }
+            let (block, len, end) = match echo {
+                Some((len, words)) => {
+                    copy_words(words, len, buffer);
+                    let footprint = 8 + len.next_multiple_of(8) as u64;
+                    let to_end = to_end_of(ring, at);
+                    let wrapped = if to_end < footprint { to_end } else { 0 };
+                    (None, len as u64, at.wrapping_add(wrapped + footprint))
+                }
+                None => {
+                    let (found, end) = self.read_record(segment, ring, at);
+                    let block = found
+                        .block()
+                        .filter(|block| message::is_payload(self.arena, *block));
+                    if let Found::Inline { at, len } = found {
+                        self.read_inline(segment, ring, at, len, buffer);
+                    }
+                    (block, found.len(), end)
+                }
+            };
             claim(buffer);
             points::point("queue.get.claimed");
             self.note(side, end, block, len);

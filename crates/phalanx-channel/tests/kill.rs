@@ -110,6 +110,22 @@ fn producers_die_at_every_point() {
 }
 
 #[test]
+fn an_echo_of_what_was_never_put_is_not_heard() {
+    let _alone = alone();
+    let _dog = watchdog(Duration::from_secs(200));
+    let arena = start();
+    let queue = RawQueue::new(arena, Bounds::default()).unwrap();
+    let killed = dies_at(arena, "queue.put.echoed", 1, || {
+        queue.put(&[b"tiny"], Patience::FOREVER).unwrap();
+    });
+    assert!(killed);
+    // It gets the place in the ring, and has no echo of its own.
+    queue.put(&[&[7; 100]], Patience::timeout(SOON)).unwrap();
+    assert_eq!(*queue.get(Patience::timeout(SOON)).unwrap(), [7; 100]);
+    assert!(queue.is_empty());
+}
+
+#[test]
 fn consumers_die_at_every_point() {
     let _alone = alone();
     let _dog = watchdog(Duration::from_secs(200));

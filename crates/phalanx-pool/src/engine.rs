@@ -19,6 +19,7 @@ use phalanx_shm::{Arena, BlockRef, Held, Patience, WaitError, session};
 use phalanx_sync::{Gate, Object};
 
 use crate::error::{BuildError, SubmitError, WorkerDeath};
+use crate::folds::Folds;
 use crate::record::{
     self, ABANDONED, Board, CANCEL, Choices, DONE, NOTIFY, ORPHAN, Outcome, QUEUED, RUNNING,
     STARTING, TaskView,
@@ -72,7 +73,7 @@ struct Inner {
 }
 
 /// By [`phalanx_process::key_of`]: the reference of the name in the arena, and the name.
-type Functions = HashMap<(usize, usize), (u64, Arc<str>)>;
+type Functions = HashMap<(usize, usize), (u64, Arc<str>), Folds>;
 
 type Callback = Box<dyn FnOnce() + Send>;
 

@@ -7,6 +7,7 @@
 mod crew;
 mod engine;
 mod error;
+mod folds;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzed;

@@ -76,9 +76,10 @@ impl Outcome {
 
 /// See the module's head. Its small payloads follow it in the block.
 ///
-/// What the submitter polls has a cache line apart from what the worker writes before.
+/// What the submitter polls has a cache line apart from what the worker writes before. Small arguments and results share the
+/// latter: each line travels there and back with every task.
 #[derive(Debug)]
-#[repr(C, align(64))]
+#[repr(C)]
 pub(crate) struct TaskState {
     word: Word,
     retries: AtomicU32,
@@ -100,7 +101,8 @@ pub(crate) struct TaskState {
     reserved: AtomicU64,
 }
 
-const _: () = assert!(std::mem::offset_of!(TaskState, result) == 64);
+const _: () =
+    assert!(std::mem::offset_of!(TaskState, result) == 64 && size_of::<TaskState>() == 96);
 
 // SAFETY: repr(C), atomics only, the only type placed under its kind; the bytes behind it are reached by address.
 unsafe impl Placed for TaskState {
@@ -461,7 +463,9 @@ impl TaskView {
     }
 
     fn discard(self, payload: &AtomicU64) {
-        if let Some(block) = BlockRef::from_bits(payload.swap(0, Ordering::AcqRel)) {
+        if payload.load(Ordering::Relaxed) != 0
+            && let Some(block) = BlockRef::from_bits(payload.swap(0, Ordering::AcqRel))
+        {
             Message::discard(self.arena, block);
         }
     }

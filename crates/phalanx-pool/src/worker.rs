@@ -13,6 +13,7 @@ use phalanx_sync::{Object, handle};
 use phalanx_thread::panics;
 use serde::{Deserialize, Serialize};
 
+use crate::folds::Folds;
 use crate::record::{
     self, ABANDONED, Board, NOTIFY, Outcome, READY, RUNNING, STARTING, Seat, TaskView,
 };
@@ -138,7 +139,7 @@ pub(crate) fn serve(orders: Orders) -> Served {
         seat: seat(&orders.board, seat_of(thread)),
         leaving: &leaving,
         max_tasks: orders.max_tasks,
-        functions: HashMap::new(),
+        functions: HashMap::default(),
         other_port: None,
     };
     std::thread::scope(|scope| {
@@ -177,7 +178,7 @@ struct Line<'a> {
     seat: &'a Seat,
     leaving: &'a AtomicBool,
     max_tasks: u64,
-    functions: HashMap<u64, Result<(TaskRef, phalanx_process::Task), TaskError>>,
+    functions: HashMap<u64, Result<(TaskRef, phalanx_process::Task), TaskError>, Folds>,
     /// The last port that was not the pool's own.
     other_port: Option<(u64, RawQueue)>,
 }
@@ -205,7 +206,8 @@ impl Line<'_> {
                 };
                 let bits = u64::from_le_bytes(bits);
                 // The seat first: from the claim on somebody must know who has it.
-                seat.current.store(bits, Ordering::SeqCst);
+                // Release is enough: the claim is a read-modify-write behind it, and so is the queue's unlocking.
+                seat.current.store(bits, Ordering::Release);
                 points::point("pool.seated");
                 claimed = TaskView::find(arena, bits).filter(|task| task.claim(number));
                 points::point("pool.claimed");
@@ -216,12 +218,8 @@ impl Line<'_> {
                 }
                 clock_ns = 0;
                 let (tasks, leaving) = (&self.tasks, self.leaving);
-                let more = || {
-                    (!tasks.is_empty()
-                        || tasks.closed().is_some()
-                        || leaving.load(Ordering::Acquire))
-                    .then_some(())
-                };
+                // Not the counts: they share lines with what a submitter writes under its lock.
+                let more = || (tasks.is_ready() || leaving.load(Ordering::Acquire)).then_some(());
                 let waited = self.tasks.readable().wait_until(Patience::FOREVER, more);
                 debug_assert!(waited.is_ok());
                 continue;

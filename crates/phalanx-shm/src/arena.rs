@@ -142,6 +142,8 @@ impl Shape {
 #[derive(Clone, Copy)]
 struct Small {
     size: usize,
+    /// The power of two that the size is: a shift is cheaper than a division, and hot.
+    shift: u32,
     count: usize,
     heads: usize,
     blocks: usize,
@@ -158,6 +160,7 @@ impl Small {
     const ALL: [Self; SMALL.len()] = {
         let mut all = [Self {
             size: 0,
+            shift: 0,
             count: 0,
             heads: 0,
             blocks: 0,
@@ -179,6 +182,7 @@ impl Small {
             if blocks + count * size <= SPAN && count <= BITMAP_WORDS * 64 {
                 return Self {
                     size,
+                    shift: size.trailing_zeros(),
                     count,
                     heads,
                     blocks,
@@ -474,10 +478,9 @@ impl Arena {
 
     fn take_hint(&self, class: usize, kind: Kind, holder: u16) -> Option<(BlockRef, &Head)> {
         let hint = &self.class(class).hint;
-        if hint.load(Ordering::Relaxed) == 0 {
-            return None;
-        }
-        let block = BlockRef::from_bits(hint.swap(0, Ordering::Relaxed))?;
+        let block = BlockRef::from_bits(hint.load(Ordering::Relaxed))?;
+        // Two may see the same: the claim decides. A newer hint that is lost here has its bit still.
+        hint.store(0, Ordering::Relaxed);
         points::point("arena.hint-popped");
         let head = self.head_at(block.offset())?;
         let generation = head.claim(kind, holder)?;
@@ -763,8 +766,8 @@ impl Arena {
         }
         let geometry = Small::ALL[class];
         let inside = (offset - self.shape.data - index * SPAN).checked_sub(geometry.blocks)?;
-        let slot = inside / geometry.size;
-        (inside.is_multiple_of(geometry.size) && slot < geometry.count)
+        let slot = inside >> geometry.shift;
+        (inside & (geometry.size - 1) == 0 && slot < geometry.count)
             .then(|| self.small_head(index, &geometry, slot))
     }
 
@@ -813,13 +816,16 @@ impl Arena {
         if class < SMALL.len() {
             let geometry = Small::ALL[class];
             let index = (block.offset() - self.shape.data) / SPAN;
-            let slot =
-                (block.offset() - self.shape.data - index * SPAN - geometry.blocks) / geometry.size;
+            let slot = (block.offset() - self.shape.data - index * SPAN - geometry.blocks)
+                >> geometry.shift;
             if state.hint.load(Ordering::Relaxed) == 0 {
                 state.hint.store(block.to_bits(), Ordering::Relaxed);
             }
-            let bits = self.bitmap(index, slot / 64);
-            bits.fetch_or(1 << (slot % 64), Ordering::Relaxed);
+            // Who takes a block by the hint above leaves its bit as it is.
+            let (bits, bit) = (self.bitmap(index, slot / 64), 1 << (slot % 64));
+            if bits.load(Ordering::Relaxed) & bit == 0 {
+                bits.fetch_or(bit, Ordering::Relaxed);
+            }
             state.cursor.store(index as u32 + 1, Ordering::Relaxed);
         } else {
             // The block freed last is the warmest.

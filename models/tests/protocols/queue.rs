@@ -93,6 +93,13 @@ fn small_items_arrive_once() {
     explore(LONG, carries(40, None));
 }
 
+/// Tiny items are read from the echo of the last record, while others are put.
+#[test]
+fn tiny_items_arrive_once() {
+    explore(LONG, carries(2, None));
+    explore(USUAL, carries(13, None));
+}
+
 #[test]
 fn a_full_queue_makes_producers_wait() {
     explore(LONG, carries(40, Some(1)));
@@ -230,6 +237,7 @@ fn dies(
 fn a_producers_death_loses_nothing_that_was_put() {
     for point in [
         "queue.put.noted",
+        "queue.put.echoed",
         "queue.put.committed",
         "queue.put.handed-over",
         "queue.put.unlocked",
@@ -239,7 +247,7 @@ fn a_producers_death_loses_nothing_that_was_put() {
         "gate.waking",
         "arena.allocated",
     ] {
-        for len in [40, 2000] {
+        for len in [2, 40, 2000] {
             explore(SHORT, dies(2, point, len, true));
         }
     }
