@@ -52,6 +52,7 @@ _API = (
 
 # What only this package has, by the module that has it.
 _MORE: dict[str, str] = {
+    "DeadlockError": "phalanx.errors",
     "OwnerDiedWarning": "phalanx.synchronize",
     "PhalanxError": "phalanx.errors",
     "PoolTerminatedError": "phalanx.errors",
@@ -67,6 +68,7 @@ _MORE: dict[str, str] = {
 # Modules of `multiprocessing` that programs use by name, here with this package's classes.
 _SUBMODULES = (
     "connection",
+    "deadlocks",
     "dummy",
     "managers",
     "pool",

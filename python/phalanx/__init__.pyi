@@ -14,6 +14,7 @@ from phalanx._engine import __version__ as __version__
 from phalanx._install import install as install
 from phalanx._install import installed as installed
 from phalanx._install import uninstall as uninstall
+from phalanx.errors import DeadlockError as DeadlockError
 from phalanx.errors import PhalanxError as PhalanxError
 from phalanx.errors import PoolTerminatedError as PoolTerminatedError
 from phalanx.errors import RemoteError as RemoteError

@@ -10,7 +10,8 @@ from importlib.machinery import BuiltinImporter, SourceFileLoader
 import phalanx
 
 _HELP = """\
-usage: python -m phalanx [run] [-m module | -c code | file | -] [arguments ...]
+usage: python -m phalanx [run] [--deadlocks[=action]] [-m module | -c code | file | -] [arguments ...]
+       python -m phalanx dump pid [--json]
 
 Runs a Python program as `python` itself would, with what multiprocessing, threading and queue hand out taken from
 phalanx, in this process and in every child, whichever its start method.
@@ -19,6 +20,12 @@ phalanx, in this process and in every child, whichever its start method.
   -m module     a module or package, by name
   -c code       the code itself
   -             a program on standard input
+  --deadlocks[=report|raise|abort]
+                look for threads and processes that wait for each other; print a report, raise DeadlockError in one of
+                them, or end the program
+  --deadlocks-svg file, --deadlocks-json file
+                write a picture and the data there as well
+  dump pid      what every thread of a running program's processes waits for and holds
   -h, --help    this text
   -V, --version the version of phalanx
 
@@ -31,8 +38,13 @@ Examples:
 def main(argv=None):
     """Run the program that the arguments name; what ``phalanx`` on the command line calls."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if args[:1] == ["dump"]:
+        return _dump(args[1:])
     if args[:1] == ["run"]:
         del args[0]
+    options = _deadlock_options(args)
+    if isinstance(options, int):
+        return options
     if not args or args[0] in ("-h", "--help"):
         (sys.stdout if args else sys.stderr).write(_HELP)
         return 0 if args else 2
@@ -46,6 +58,8 @@ def main(argv=None):
         sys.stderr.write(f"phalanx: there is no option {args[0]}; Python's own go to `python`, before -m phalanx\n")
         return 2
     phalanx.install()
+    if options:
+        phalanx.deadlocks.watch(**options)
     try:
         _run(args)
     except SystemExit:
@@ -54,6 +68,44 @@ def main(argv=None):
         _hide_this_file()
         raise
     return 0
+
+
+def _dump(args):
+    as_json = "--json" in args
+    pids = [arg for arg in args if arg != "--json"]
+    if len(pids) != 1 or not pids[0].isdigit():
+        sys.stderr.write("phalanx: dump needs the id of a process; see `phalanx --help`\n")
+        return 2
+    from phalanx import _engine
+
+    try:
+        text, data = _engine._dump(int(pids[0]))
+    except OSError as error:
+        sys.stderr.write(f"phalanx: {error}\n")
+        return 1
+    sys.stdout.write(data + "\n" if as_json else text)
+    return 0
+
+
+def _deadlock_options(args):
+    """Take the options about deadlocks out of the arguments; return them for `deadlocks.watch`, or an exit code."""
+    options = {}
+    while args and args[0].startswith("--deadlocks"):
+        name, given, value = args.pop(0).partition("=")
+        if name == "--deadlocks":
+            options["action"] = value if given else "report"
+            if options["action"] not in ("report", "raise", "abort"):
+                sys.stderr.write(f"phalanx: --deadlocks is report, raise or abort, not {value}\n")
+                return 2
+        elif name in ("--deadlocks-svg", "--deadlocks-json"):
+            if not given and not args:
+                sys.stderr.write(f"phalanx: {name} needs a file; see `phalanx --help`\n")
+                return 2
+            options[name.rpartition("-")[2]] = value if given else args.pop(0)
+        else:
+            sys.stderr.write(f"phalanx: there is no option {name}\n")
+            return 2
+    return options
 
 
 def _run(args):

@@ -64,6 +64,11 @@ def arrive(arena: int, line: int, slot: int, identity: int, installed: bool) -> 
         # A warm server may have it although the starter has not, or not any more.
         _install.uninstall()
         _install.hook()
+    now = _engine._watching()
+    if now is not None and now[0] != "hint":
+        from phalanx import deadlocks
+
+        deadlocks.arrive()
 
 
 class Placed:
@@ -95,6 +100,19 @@ class Placed:
         finalizer = getattr(self, "finalizer", None)
         if finalizer is not None:
             finalizer()
+
+    def wait(self, timeout=None):
+        now = _engine._watching() if timeout is None and self.returncode is None else None
+        if now is None or now[0] == "hint":
+            return super().wait(timeout)
+        from phalanx import deadlocks
+
+        with deadlocks.noted("process", self.pid) as sleeps:
+            while True:
+                sleeps()
+                code = super().wait(now[1])
+                if code is not None:
+                    return code
 
     def poll(self, flag=os.WNOHANG):
         code = super().poll(flag)

@@ -4,6 +4,7 @@ import signal as _signal
 from multiprocessing import TimeoutError as _TimeoutError
 
 __all__ = [
+    "DeadlockError",
     "PhalanxError",
     "PoolTerminatedError",
     "RemoteError",
@@ -16,6 +17,51 @@ __all__ = [
 
 class PhalanxError(Exception):
     """The base of this package's own exceptions."""
+
+
+class DeadlockError(PhalanxError, RuntimeError):
+    """Threads wait for each other and can never go on; this one was chosen to fail, so that it can let go and begin again.
+
+    ``parties`` says who they are: a list of dicts with ``pid``, ``tid``, ``thread``, ``waits_for``, ``seconds``, ``needs``,
+    ``holds`` and ``stack``. ``circle`` is true if each of them needs the next, and the last the first.
+    """
+
+    def __init__(self, message="deadlock", data=None):
+        super().__init__(message)
+        self._data = data
+
+    @property
+    def parties(self):
+        return self._read().get("parties", [])
+
+    @property
+    def circle(self):
+        return self._read().get("circle", False)
+
+    def to_json(self):
+        """Return all that is known as JSON."""
+        return self._data or "{}"
+
+    def to_svg(self):
+        """Return a picture."""
+        return self._draw("svg")
+
+    def to_dot(self):
+        """Return the graph for Graphviz."""
+        return self._draw("dot")
+
+    def _read(self):
+        import json
+
+        return json.loads(self.to_json())
+
+    def _draw(self, kind):
+        from phalanx import _engine
+
+        return _engine._draw(self.to_json(), kind)
+
+    def __reduce__(self):
+        return type(self), (self.args[0], self._data)
 
 
 class WorkerDiedError(PhalanxError, RuntimeError):

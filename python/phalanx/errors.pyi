@@ -2,6 +2,7 @@ from multiprocessing import TimeoutError as _TimeoutError
 from typing import Any
 
 __all__ = [
+    "DeadlockError",
     "PhalanxError",
     "PoolTerminatedError",
     "RemoteError",
@@ -12,6 +13,16 @@ __all__ = [
 ]
 
 class PhalanxError(Exception): ...
+
+class DeadlockError(PhalanxError, RuntimeError):
+    def __init__(self, message: str = "deadlock", data: str | None = None) -> None: ...
+    @property
+    def parties(self) -> list[dict[str, Any]]: ...
+    @property
+    def circle(self) -> bool: ...
+    def to_json(self) -> str: ...
+    def to_svg(self) -> str: ...
+    def to_dot(self) -> str: ...
 
 class WorkerDiedError(PhalanxError, RuntimeError):
     pid: int | None

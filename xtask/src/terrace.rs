@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::sh::{Outcome, Sh, root};
 
 /// Each crate's floor; a crate may use crates of lower floors only.
-const FLOORS: [(&str, u32); 14] = [
+const FLOORS: [(&str, u32); 15] = [
     ("phalanx-macros", 0),
     ("phalanx-sys", 0),
     ("phalanx-testkit", 1),
@@ -21,6 +21,7 @@ const FLOORS: [(&str, u32); 14] = [
     ("phalanx-sync", 3),
     ("phalanx-channel", 4),
     ("phalanx-thread", 4),
+    ("phalanx-watch", 4),
     ("phalanx-store", 5),
     ("phalanx-process", 5),
     ("phalanx-pool", 6),

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 
 use phalanx_prim::{MAX_WORDS, WaitedAny, wait_any};
 use phalanx_prim::{Ordering, Word};
-use phalanx_shm::{Held, Interest, Shared};
+use phalanx_shm::{Held, Interest, Shared, mark_helper};
 use phalanx_sync::{Gate, Key};
 
 struct Entry {
@@ -111,6 +111,7 @@ fn ring(bell: &Word) {
 
 fn run(reactor: &Mutex<Reactor>) {
     let bell = Arc::clone(&lock(reactor).bell);
+    mark_helper();
     loop {
         let rung = bell.load(Ordering::Acquire);
         if lock(reactor).paused {

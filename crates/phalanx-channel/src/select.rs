@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use phalanx_prim::Deadline;
 use phalanx_prim::{MAX_WORDS, WaitedAny, wait_any};
-use phalanx_shm::{Interest, Patience, Shared, WaitError};
+use phalanx_shm::{Arena, Interest, Patience, Shared, Subject, WaitError, Waiting, place_of};
 use phalanx_sync::Gate;
 
 /// Something one can wait for: a queue with an item, a connection with a message, a process that ended.
@@ -63,7 +63,9 @@ pub(crate) fn wait_with(
         .iter()
         .map(|object| Interest::of(object.gate().word()))
         .collect();
+    let mut waiting = Waiting::new();
     loop {
+        waiting.looks();
         let keys: Vec<_> = watched
             .iter()
             .map(|object| (object.gate(), object.gate().prepare()))
@@ -76,12 +78,16 @@ pub(crate) fn wait_with(
             .iter()
             .map(|(gate, key)| (&**gate.word(), key.expected()))
             .collect();
-        let mut deadline = patience.deadline;
+        let first = |arena: &Arena| place_of(arena, watched[0].gate().word());
+        waiting.sleeps(Subject::SharedGate, first, 0, patience)?;
+        let until = waiting.until(patience.deadline);
+        let mut deadline = until;
         if watched.len() < objects.len() {
             let soon = Deadline::after(Duration::from_millis(1));
             deadline = Some(deadline.map_or(soon, |deadline| deadline.min(soon)));
         }
         match wait_any(&words, deadline, phalanx_prim::Scope::Shared) {
+            WaitedAny::TimedOut if deadline == until && until != patience.deadline => waiting.cut(),
             WaitedAny::TimedOut if patience.deadline.is_some_and(Deadline::has_passed) => {
                 let now = ready();
                 return if now.is_empty() {

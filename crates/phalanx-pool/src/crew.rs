@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use phalanx_channel::{Bounds, Loan, Message, RawPutError, RawQueue};
 use phalanx_prim::{AtomicBool, AtomicU64, Deadline, Ordering, clock, fence};
-use phalanx_shm::{Arena, BlockRef, Held, Patience, WaitError, session};
+use phalanx_shm::{
+    Arena, BlockRef, Described, Flagged, Held, Patience, Subject, WaitError, Waiting, flag, session,
+};
 use phalanx_sync::Object;
 use phalanx_sys::event::{Epoll, EventFd};
 use phalanx_sys::pidfd::PidFd;
@@ -407,11 +409,9 @@ impl Crew {
             .store(due.map_or(u64::MAX, Deadline::as_ns), Ordering::SeqCst);
         // Everything that counts wakes us; whoever waits for a task shall not depend on that alone.
         let again = (!self.inner().lots.is_empty()).then(|| Deadline::after(LOOK_AGAIN));
-        let due = [due, self.earliest_deadline(), deadline, again]
-            .into_iter()
-            .flatten()
-            .min();
-        let ready = self.epoll.wait(due).unwrap_or_default();
+        let timed = [due, self.earliest_deadline(), deadline];
+        let timed = timed.into_iter().flatten().min();
+        let ready = self.sleep(timed, again);
         self.board.asleep.store(AWAKE, Ordering::SeqCst);
         if ready.contains(&BELL) {
             self.bell.clear();
@@ -430,6 +430,37 @@ impl Crew {
         drop(inner);
         self.round(&mut news);
         news
+    }
+
+    /// Sleeps until a worker has ended, somebody rings or the time is up; returns which. That it wakes up for `again` changes
+    /// nothing for anybody else: all that counts has rung before.
+    fn sleep(&self, timed: Option<Deadline>, again: Option<Deadline>) -> Vec<u64> {
+        let due = timed.into_iter().chain(again).min();
+        let patience = Patience {
+            deadline: timed,
+            interruptible: false,
+        };
+        let _idle = Flagged::new(flag::IDLE);
+        let _described = Described::new(format_args!("pool for news of its workers"));
+        let mut waiting = Waiting::new();
+        loop {
+            if waiting.is_cut() {
+                waiting.looks();
+                let ready = self.epoll.wait(Some(Deadline::PAST)).unwrap_or_default();
+                if !ready.is_empty() {
+                    return ready;
+                }
+            }
+            let at = |_: &_| std::ptr::from_ref(self) as usize as u64;
+            // It is not interruptible and not said to be able to fail.
+            let _ = waiting.sleeps(Subject::SharedGate, at, 0, patience);
+            let until = waiting.until(due);
+            let ready = self.epoll.wait(until).unwrap_or_default();
+            if !ready.is_empty() || until == due || due.is_some_and(Deadline::has_passed) {
+                return ready;
+            }
+            waiting.cut();
+        }
     }
 
     /// One round of the overseer's duties; returns when the next deadline is.

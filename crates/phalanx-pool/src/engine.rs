@@ -15,7 +15,7 @@ use std::time::Duration;
 use phalanx_channel::{Loan, RawQueue, codec};
 use phalanx_prim::{AtomicBool, AtomicU32, AtomicU64, Deadline, Ordering, clock};
 use phalanx_process::{ExitStatus, Process, ProcessError, StartMethod, TaskRef};
-use phalanx_shm::{Arena, BlockRef, Held, Patience, WaitError, session};
+use phalanx_shm::{Arena, BlockRef, Flagged, Held, Patience, WaitError, flag, session};
 use phalanx_sync::{Gate, Object};
 
 use crate::error::{BuildError, SubmitError, WorkerDeath};
@@ -492,6 +492,8 @@ impl Engine {
     // ---- supervising ----
 
     fn supervise(self: Arc<Self>) {
+        // What wakes it is what others do: as long as nobody does anything, neither does it.
+        let _idle = Flagged::new(flag::IDLE);
         loop {
             let seen = self.board.bell.prepare();
             self.collect_told();

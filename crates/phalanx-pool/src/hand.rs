@@ -2,7 +2,7 @@
 
 use phalanx_channel::{Loan, Message, RawQueue};
 use phalanx_prim::{AtomicBool, Ordering, clock, points};
-use phalanx_shm::{Arena, BlockRef, Held, Patience, WaitError};
+use phalanx_shm::{Arena, BlockRef, Flagged, Held, Patience, WaitError, flag, set_timed};
 use phalanx_sync::Object;
 use phalanx_sys::event::EventFd;
 use std::sync::Arc;
@@ -140,6 +140,7 @@ impl CrewWorker {
                     || self.find_prey().is_some())
                 .then_some(())
             };
+            let _idle = Flagged::new(flag::IDLE);
             self.tasks.readable().wait_until(patience, more)?;
         }
     }
@@ -268,6 +269,7 @@ impl CrewWorker {
             if timeout != 0 {
                 let at = self.clock_ns.saturating_add(timeout);
                 seat.deadline_ns.store(at, Ordering::SeqCst);
+                set_timed(true);
                 if at < self.board.next_look_ns.load(Ordering::SeqCst) {
                     ring(&self.board, &self.bell);
                 }
@@ -360,6 +362,7 @@ impl CrewWorker {
     fn disarm(&self, claim: Claim) {
         if claim.timeout_ns != 0 {
             self.seat().deadline_ns.store(0, Ordering::SeqCst);
+            set_timed(false);
         }
     }
 

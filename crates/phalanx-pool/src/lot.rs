@@ -29,8 +29,8 @@
 use phalanx_channel::{Loan, Message, RawQueue};
 use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Scope, Spin, Word, fence, points};
 use phalanx_shm::{
-    AllocError, Arena, BlockRef, Held, Kind, KindOps, Patience, Placed, Shared, TRANSIT, WaitError,
-    current_slot, register_kind,
+    AllocError, Arena, BlockRef, Held, Kind, KindOps, Patience, Placed, Shared, Subject, TRANSIT,
+    WaitError, Waiting, current_slot, place_of, register_kind,
 };
 use phalanx_sync::{CreateError, Gate, Object};
 
@@ -606,7 +606,9 @@ impl LotView {
         if done().is_some() || Spin::until(done).is_some() {
             return Ok(());
         }
+        let mut waiting = Waiting::new();
         loop {
+            waiting.looks();
             let now = self.state.word.load(Ordering::Acquire);
             if now & DONE != 0 {
                 return Ok(());
@@ -621,11 +623,15 @@ impl LotView {
             {
                 continue;
             }
-            let waited = self
-                .state
-                .word
-                .wait(sleeping, patience.deadline, Scope::Shared);
-            if let Err(error) = patience.check(waited) {
+            let word = &self.state.word;
+            let at = |arena: &Arena| place_of(arena, word);
+            let slept = waiting
+                .sleeps(Subject::SharedGate, at, 0, patience)
+                .and_then(|()| {
+                    let deadline = patience.deadline;
+                    patience.check(waiting.wait(word, sleeping, deadline, Scope::Shared))
+                });
+            if let Err(error) = slept {
                 return if self.has(DONE) { Ok(()) } else { Err(error) };
             }
         }

@@ -24,8 +24,8 @@
 use phalanx_channel::{Loan, Message, RawQueue};
 use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Scope, Spin, Word, points};
 use phalanx_shm::{
-    AllocError, Arena, BlockRef, Held, Kind, KindOps, Patience, Placed, Shared, TRANSIT, WaitError,
-    current_slot, register_kind,
+    AllocError, Arena, BlockRef, Held, Kind, KindOps, Patience, Placed, Shared, Subject, TRANSIT,
+    WaitError, Waiting, current_slot, place_of, register_kind,
 };
 use phalanx_sync::{CreateError, Gate, Object};
 
@@ -433,7 +433,9 @@ impl TaskView {
         if done().is_some() || Spin::until(done).is_some() {
             return Ok(());
         }
+        let mut waiting = Waiting::new();
         loop {
+            waiting.looks();
             let now = self.state.word.load(Ordering::Acquire);
             if Self::is_done_in(now) {
                 return Ok(());
@@ -448,11 +450,15 @@ impl TaskView {
             {
                 continue;
             }
-            let waited = self
-                .state
-                .word
-                .wait(sleeping, patience.deadline, Scope::Shared);
-            if let Err(error) = patience.check(waited) {
+            let word = &self.state.word;
+            let at = |arena: &Arena| place_of(arena, word);
+            let slept = waiting
+                .sleeps(Subject::SharedGate, at, 0, patience)
+                .and_then(|()| {
+                    let deadline = patience.deadline;
+                    patience.check(waiting.wait(word, sleeping, deadline, Scope::Shared))
+                });
+            if let Err(error) = slept {
                 return if self.state() == DONE {
                     Ok(())
                 } else {

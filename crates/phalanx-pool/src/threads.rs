@@ -6,9 +6,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use phalanx_prim::Deadline;
 use phalanx_process::PanicReport;
+use phalanx_shm::{Described, Flagged, Patience, Subject, Waiting, flag};
 use phalanx_thread::panics;
 
 use crate::pool::JoinPoolError;
@@ -25,23 +27,37 @@ fn wait_until<'a, T>(
     timeout: Option<Duration>,
     ready: impl Fn(&T) -> bool,
 ) -> (MutexGuard<'a, T>, bool) {
-    let started = Instant::now();
-    while !ready(&guard) {
-        guard = match timeout {
+    let deadline = timeout.map(Deadline::after);
+    let patience = Patience {
+        deadline,
+        interruptible: false,
+    };
+    let mut waiting = Waiting::new();
+    loop {
+        waiting.looks();
+        if ready(&guard) {
+            return (guard, true);
+        }
+        if deadline.is_some_and(Deadline::has_passed) {
+            return (guard, false);
+        }
+        let at = |_: &_| std::ptr::from_ref(condvar) as usize as u64;
+        // It panics or it is well: a wait that is not interruptible has no error.
+        let _ = waiting.sleeps(Subject::PrivateGate, at, 0, patience);
+        let until = waiting.until(deadline);
+        guard = match until {
             None => condvar.wait(guard).unwrap_or_else(PoisonError::into_inner),
-            Some(timeout) => {
-                let left = timeout.saturating_sub(started.elapsed());
-                if left.is_zero() {
-                    return (guard, false);
-                }
+            Some(until) => {
                 condvar
-                    .wait_timeout(guard, left)
+                    .wait_timeout(guard, until.remaining())
                     .unwrap_or_else(PoisonError::into_inner)
                     .0
             }
         };
+        if until != deadline && until.is_some_and(Deadline::has_passed) {
+            waiting.cut();
+        }
     }
-    (guard, true)
 }
 
 /// A task of a [`ThreadPool`] ended without a value, or could not be waited for.
@@ -220,6 +236,7 @@ fn run(core: &Core) {
     loop {
         let job = {
             let guard = lock(&core.line);
+            let _idle = Flagged::new(flag::IDLE);
             let (mut line, _) = wait_until(&core.more, guard, None, |line| {
                 !line.jobs.is_empty() || line.closed
             });
@@ -735,6 +752,8 @@ impl<R> ThreadTask<R> {
     ///
     /// [`ThreadTaskError`]: how it ended instead.
     pub fn get(self) -> Result<R, ThreadTaskError> {
+        let _raisable = Flagged::new(flag::RAISABLE);
+        let _described = Described::new(format_args!("task of a thread pool"));
         let (mut place, _) = wait_until(&self.cell.done, lock(&self.cell.place), None, is_done);
         take(&mut place.stage)
     }

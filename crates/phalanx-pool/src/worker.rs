@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use phalanx_channel::{RawQueue, codec};
 use phalanx_prim::{AtomicBool, Ordering, clock, points};
 use phalanx_process::{Payload, TaskError, TaskRef};
-use phalanx_shm::{Arena, BlockRef, Held, Patience};
+use phalanx_shm::{Arena, BlockRef, Flagged, Held, Patience, flag, set_timed};
 use phalanx_sync::{Object, handle};
 use phalanx_thread::panics;
 use serde::{Deserialize, Serialize};
@@ -220,6 +220,7 @@ impl Line<'_> {
                 let (tasks, leaving) = (&self.tasks, self.leaving);
                 // Not the counts: they share lines with what a submitter writes under its lock.
                 let more = || (tasks.is_ready() || leaving.load(Ordering::Acquire)).then_some(());
+                let _idle = Flagged::new(flag::IDLE);
                 let waited = self.tasks.readable().wait_until(Patience::FOREVER, more);
                 debug_assert!(waited.is_ok());
                 continue;
@@ -235,10 +236,12 @@ impl Line<'_> {
             let timeout = task.timeout_ns();
             if timeout != 0 {
                 self.set_deadline(clock_ns.saturating_add(timeout));
+                set_timed(true);
             }
             task.count_attempt();
             self.run_one(task, &mut out);
             if timeout != 0 {
+                set_timed(false);
                 self.seat.deadline_ns.store(0, Ordering::Release);
             }
             let now = clock::now_ns();

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use phalanx_shm::{ExitRecord, LookAgain, session_if_any};
+use phalanx_shm::{ExitRecord, LookAgain, Patience, Subject, session_if_any};
 use phalanx_sys::clock::Deadline;
 use phalanx_sys::event::Epoll;
 use phalanx_sys::pidfd::{ExitStatus, PidFd, Polled};
@@ -267,11 +267,23 @@ impl Child {
             return Ok(Some(status));
         }
         let _waiting = Waiting::new(self);
+        let mut noted = phalanx_shm::Waiting::new();
+        let patience = Patience {
+            deadline,
+            interruptible,
+        };
         loop {
+            noted.looks();
             if let Some(status) = self.try_reap() {
                 return Ok(Some(status));
             }
-            match self.pidfd.poll(deadline) {
+            let pid = |_: &_| u64::from(self.pid);
+            noted
+                .sleeps(Subject::Process, pid, 0, patience)
+                .map_err(drop)?;
+            let until = noted.until(deadline);
+            match self.pidfd.poll(until) {
+                Polled::TimedOut if until != deadline => noted.cut(),
                 Polled::TimedOut => return Ok(self.try_reap()),
                 Polled::Interrupted if interruptible => return Err(()),
                 Polled::Interrupted | Polled::Ready => {}

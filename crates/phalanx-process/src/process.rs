@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use phalanx_channel::Loan;
 use phalanx_channel::codec::{self, CodecError};
-use phalanx_shm::Patience;
+use phalanx_shm::{Flagged, Instead, Patience, Subject, flag};
 use phalanx_sys::clock::Deadline;
 use phalanx_sys::pidfd::ExitStatus;
 use phalanx_sys::{ids, signal, socket};
@@ -435,6 +435,7 @@ impl<R> Process<R> {
     /// [`ProcessError::TimedOut`], [`ProcessError::Current`], [`ProcessError::NotAChild`].
     pub fn wait(&self, timeout: Option<Duration>) -> Result<ExitStatus, ProcessError> {
         self.check_parent()?;
+        let _raisable = Flagged::new(flag::RAISABLE);
         match self.child.wait(timeout.map(Deadline::after), false) {
             Ok(Some(status)) => Ok(status),
             _ => Err(ProcessError::TimedOut {
@@ -506,6 +507,8 @@ impl<R: DeserializeOwned> Process<R> {
     ) -> Result<R, ProcessError> {
         self.check_parent()?;
         if let Some(start) = &self.child.start {
+            let _raisable = Flagged::new(flag::RAISABLE);
+            let _instead = Instead::new(Subject::Process, u64::from(self.child.pid));
             start
                 .wait(patience)
                 .map_err(|error| ProcessError::from_wait(error, self.child.pid, timeout))?;

@@ -462,6 +462,7 @@ fn run(epoll: &Epoll) {
     phalanx_sys::process::set_name("phalanx-reaper");
     // The next death is for this thread to see, whatever it sleeps on.
     let _looking = phalanx_shm::LookAgain::new();
+    phalanx_shm::mark_helper();
     // Handlers are the program's own threads' business.
     signal::block_all();
     TID.store(ids::tid(), Ordering::Relaxed);

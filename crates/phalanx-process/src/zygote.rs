@@ -436,6 +436,7 @@ pub(crate) fn serve(arena: &'static Arena, mut socket: OwnedFd, closure: Option<
     // Ctrl-C goes to the whole terminal group; the zygote ends with its parent.
     signal::ignore(signal::SIGINT);
     rehearse(arena);
+    phalanx_shm::mark_helper();
     let closure = closure.as_deref();
     let mut spare: Option<Spare> = None;
     while let Some(request) = Request::receive(&socket) {

@@ -8,6 +8,8 @@ use phalanx_sync::CreateError;
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
+use crate::watch;
+
 /// A year: longer waits are waits for ever, and clocks do not overflow.
 const LONGEST: f64 = 365.25 * 24.0 * 3600.0;
 
@@ -76,6 +78,7 @@ pub(crate) fn blocking_until<T: Send>(
     deadline: Option<Deadline>,
     mut operation: impl FnMut(Patience) -> Result<T, WaitError> + Send,
 ) -> PyResult<Option<T>> {
+    watch::name_once(py);
     // Whoever waits may wait for what a dead process holds.
     phalanx_process::resume_after_fork();
     let patience = Patience {
@@ -90,7 +93,10 @@ pub(crate) fn blocking_until<T: Send>(
                 py.check_signals()?;
                 return Ok(None);
             }
-            Err(WaitError::Interrupted) => py.check_signals()?,
+            Err(WaitError::Interrupted) => {
+                py.check_signals()?;
+                watch::raise_found(py)?;
+            }
         }
     }
 }
@@ -102,7 +108,8 @@ pub(crate) struct Ear(Option<PyErr>);
 impl Ear {
     /// Runs the handlers that are due; `true` if one raised, so that the wait has to end.
     pub(crate) fn heard(&mut self) -> bool {
-        if let Err(error) = Python::attach(|py| py.check_signals()) {
+        let told = Python::attach(|py| py.check_signals().and_then(|()| watch::raise_found(py)));
+        if let Err(error) = told {
             self.0 = Some(error);
         }
         self.0.is_some()
@@ -132,6 +139,7 @@ pub(crate) fn listening<T: Send>(
         deadline: timeout.deadline(),
         interruptible: true,
     };
+    watch::name_once(py);
     let (result, ear) = py.detach(|| {
         let mut ear = Ear::default();
         (operation(patience, &mut ear), ear)

@@ -14,6 +14,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use crate::places;
 use crate::semlock::{Inner, SemLock};
 
 type Object = *mut ffi::PyObject;
@@ -149,6 +150,15 @@ fn yes() -> Object {
     object
 }
 
+/// Says that the lock is had.
+#[inline]
+fn had(lock: &SemLock) -> Object {
+    if places::wanted() {
+        Python::attach(|py| lock.taken(py));
+    }
+    yes()
+}
+
 #[inline]
 fn nothing() -> Object {
     // SAFETY: the singleton is always there.
@@ -177,13 +187,16 @@ unsafe extern "C" fn enter(this: Object, _: Object) -> Object {
     // SAFETY: called by the method's descriptor, which has checked the type, with a reference that it holds.
     let lock = unsafe { lock(this) };
     if take(lock) {
-        return yes();
+        return had(lock);
     }
     slowly(|py| told(py, lock.enter(py)?))
 }
 
 fn leave(lock: &SemLock) -> Object {
     if free(lock) {
+        if places::wanted() {
+            lock.freed();
+        }
         return nothing();
     }
     slowly(|py| lock.leave(py).map(|()| py.None()))
@@ -209,7 +222,7 @@ unsafe extern "C" fn acquire(
     let lock = unsafe { lock(this) };
     // Without arguments, or with `block` alone, whatever it is: a free lock is had.
     if names.is_null() && count <= 1 && take(lock) {
-        return yes();
+        return had(lock);
     }
     slowly(|py| {
         let count = usize::try_from(count).unwrap_or(0);

@@ -17,6 +17,7 @@ mod manager_store;
 mod message;
 mod payload;
 mod pickle;
+mod places;
 mod pool;
 mod queue;
 mod queue_local;
@@ -31,6 +32,7 @@ mod thread_semaphore;
 mod thread_wait;
 mod values;
 mod ward;
+mod watch;
 mod words;
 mod worker;
 
@@ -61,6 +63,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     thread_semaphore::register(module)?;
     values::register(module)?;
     ward::register(module)?;
+    watch::register(module)?;
     words::register(module)?;
     worker::register(module)?;
     Ok(())

@@ -21,6 +21,7 @@ use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::door::{Timeout, blocking, create_error};
 use crate::handle::{extras, give, take};
+use crate::places;
 
 const RECURSIVE_MUTEX: i32 = 0;
 const SEMAPHORE: i32 = 1;
@@ -218,6 +219,52 @@ impl SemLock {
     /// Takes it if it is free, without a look at the clock. `None` for the standard library's.
     #[inline]
     fn try_now(&self, py: Python<'_>, inner: &Inner) -> PyResult<Option<bool>> {
+        let had = self.try_quickly(py, inner)?;
+        if had == Some(true) && places::wanted() {
+            self.taken(py);
+        }
+        Ok(had)
+    }
+
+    /// Notes where it was taken, for reports.
+    #[cold]
+    pub(crate) fn taken(&self, py: Python<'_>) {
+        let Some(inner) = self.made() else { return };
+        let (kind, name, first) = match inner {
+            Inner::Lock(lock) => ("Lock", lock.name(), true),
+            Inner::RLock(lock) => ("RLock", lock.name(), lock.depth() == 1),
+            Inner::Semaphore(..) | Inner::Stock(_) => return,
+        };
+        if first && let Some(at) = self.offset() {
+            let name = if name.is_empty() {
+                format!("#{at:x}")
+            } else {
+                format!("{name:?}")
+            };
+            places::taken(py, at, kind, &name);
+        }
+    }
+
+    /// Notes that it is free.
+    #[cold]
+    pub(crate) fn freed(&self) {
+        let free = match self.made() {
+            Some(Inner::Lock(lock)) => !lock.is_mine(),
+            Some(Inner::RLock(lock)) => !lock.is_mine(),
+            _ => false,
+        };
+        if free && let Some(at) = self.offset() {
+            places::freed(at);
+        }
+    }
+
+    fn offset(&self) -> Option<u64> {
+        let held = self.made()?.held().ok()?;
+        Some(held.block().offset() as u64)
+    }
+
+    #[inline]
+    fn try_quickly(&self, py: Python<'_>, inner: &Inner) -> PyResult<Option<bool>> {
         let acquired = match inner {
             Inner::Lock(lock) => lock.try_acquire(),
             Inner::RLock(lock) => lock.try_acquire(),
@@ -244,6 +291,9 @@ impl SemLock {
             Some(Acquired::Clean) => {
                 if let Inner::Semaphore(..) = inner {
                     self.counted(1);
+                }
+                if places::wanted() {
+                    self.taken(py);
                 }
                 Ok(true)
             }
@@ -385,12 +435,18 @@ impl SemLock {
     #[pyo3(signature = (kind, value, maxvalue, name=None, counting=false))]
     fn _bind(
         &self,
+        py: Python<'_>,
         kind: i32,
         value: i32,
         maxvalue: i32,
         name: Option<&str>,
         counting: bool,
     ) -> PyResult<()> {
+        let place = match name {
+            None if places::wanted() => Some(places::place_of_birth(py)?),
+            _ => None,
+        };
+        let name = name.or(place.as_deref());
         let inner = make(kind, value, maxvalue, name.unwrap_or_default(), counting)?;
         self.bind(inner, maxvalue, name)
     }

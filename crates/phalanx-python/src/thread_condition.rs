@@ -12,7 +12,7 @@ use pyo3::types::{PyBool, PyDict, PyTuple};
 
 use crate::door::Timeout;
 use crate::thread_lock::{Lock, RLock};
-use crate::thread_wait::WaitList;
+use crate::thread_wait::{WaitList, What};
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Condition>()
@@ -289,7 +289,7 @@ impl Condition {
                 return Err(error);
             }
         };
-        let slept = sleeper.block(py, deadline);
+        let slept = sleeper.block(py, deadline, What::Other(self.waiting.address()));
         let restored = inner.acquire_restore(py, saved);
         if !matches!(slept, Ok(true)) {
             self.waiting.leave(&sleeper);

@@ -2,13 +2,14 @@
 
 use phalanx_prim::Deadline;
 use phalanx_prim::global::{AtomicBool, AtomicU32, Ordering};
-use phalanx_shm::local_token;
+use phalanx_shm::{Described, Flagged, flag, local_token};
 use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::door::Timeout;
-use crate::thread_wait::{Truth, WaitList};
+use crate::places::{self, About};
+use crate::thread_wait::{Truth, WaitList, What};
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Lock>()?;
@@ -47,13 +48,17 @@ fn patience(blocking: bool, timeout: f64) -> PyResult<Option<Option<Deadline>>> 
 #[pyclass(frozen, weakref, module = "phalanx._engine", name = "ThreadLock")]
 #[derive(Default)]
 pub(crate) struct Lock {
-    locked: AtomicBool,
+    /// The ordinal of the thread that took it, 0 for nobody.
+    owner: AtomicU32,
+    /// Somebody freed it who did not have it: to its users it is a signal.
+    signal: AtomicBool,
     waiting: WaitList,
+    about: About,
 }
 
 impl Lock {
     pub(crate) fn is_locked(&self) -> bool {
-        self.locked.load(Ordering::Relaxed)
+        self.owner.load(Ordering::Relaxed) != 0
     }
 
     /// Takes it if it is free.
@@ -61,16 +66,30 @@ impl Lock {
     pub(crate) fn try_lock(&self) -> bool {
         let free = !self.is_locked();
         if free {
-            self.locked.store(true, Ordering::Relaxed);
+            self.owner.store(local_token(), Ordering::Relaxed);
         }
         free
+    }
+
+    fn what(&self) -> What<'_> {
+        What::Lock(self.waiting.address(), &self.owner)
+    }
+
+    fn noted(&self) -> (Flagged, Described) {
+        let signal = if self.signal.load(Ordering::Relaxed) {
+            flag::SIGNAL
+        } else {
+            0
+        };
+        (Flagged::new(signal), self.about.described("Lock"))
     }
 
     /// Takes it, or returns `false` when the deadline passed.
     pub(crate) fn lock(&self, py: Python<'_>, deadline: Option<Deadline>) -> PyResult<bool> {
         while !self.try_lock() {
             let sleeper = self.waiting.enter();
-            if !self.waiting.wait(py, &sleeper, deadline)? {
+            let _noted = self.noted();
+            if !self.waiting.wait_for(py, &sleeper, deadline, self.what())? {
                 return Ok(self.try_lock());
             }
         }
@@ -80,25 +99,33 @@ impl Lock {
     /// Takes it, whatever signals come.
     pub(crate) fn lock_deaf(&self, py: Python<'_>) {
         while !self.try_lock() {
-            self.waiting.enter().block_deaf(py);
+            let _noted = self.noted();
+            self.waiting.enter().block_deaf(py, self.what());
         }
     }
 
     /// Frees it. Returns `false` if it was free.
     #[inline]
     pub(crate) fn unlock(&self) -> bool {
-        let was = self.is_locked();
-        self.locked.store(false, Ordering::Relaxed);
+        let owner = self.owner.load(Ordering::Relaxed);
+        if owner != local_token() && owner != 0 {
+            self.signal.store(true, Ordering::Relaxed);
+        }
+        self.owner.store(0, Ordering::Relaxed);
         self.waiting.notify(1);
-        was
+        owner != 0
     }
 }
 
 #[pymethods]
 impl Lock {
     #[new]
-    fn new() -> Self {
-        Self::default()
+    #[pyo3(signature = (*, name=None))]
+    fn new(py: Python<'_>, name: Option<&str>) -> Self {
+        Self {
+            about: About::new(py, name),
+            ..Self::default()
+        }
     }
 
     /// Takes the lock, waiting for it if asked to; tells whether it was taken.
@@ -109,6 +136,7 @@ impl Lock {
             None => Ok(false),
             Some(deadline) => self.lock(py, deadline),
         }
+        .inspect(|had| self.taken(py, *had))
     }
 
     /// As `acquire`.
@@ -120,6 +148,7 @@ impl Lock {
     /// Frees the lock.
     pub(crate) fn release(&self) -> PyResult<()> {
         if self.unlock() {
+            places::freed(self.waiting.address());
             Ok(())
         } else {
             Err(PyRuntimeError::new_err("release unlocked lock"))
@@ -142,7 +171,7 @@ impl Lock {
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.lock(py, None)
+        self.lock(py, None).inspect(|had| self.taken(py, *had))
     }
 
     #[pyo3(signature = (*_error))]
@@ -151,7 +180,8 @@ impl Lock {
     }
 
     fn _at_fork_reinit(&self) {
-        self.locked.store(false, Ordering::Relaxed);
+        self.owner.store(0, Ordering::Relaxed);
+        self.signal.store(false, Ordering::Relaxed);
         self.waiting.clear();
     }
 
@@ -162,6 +192,15 @@ impl Lock {
             "unlocked"
         };
         format!("<{state} phalanx.Lock object at {:p}>", slf.as_ptr())
+    }
+}
+
+impl Lock {
+    #[inline]
+    fn taken(&self, py: Python<'_>, had: bool) {
+        if had && places::wanted() {
+            places::taken(py, self.waiting.address(), "Lock", self.about.name());
+        }
     }
 }
 
@@ -179,6 +218,7 @@ pub(crate) struct RLock {
     owner: AtomicU32,
     count: AtomicU32,
     waiting: WaitList,
+    about: About,
 }
 
 impl RLock {
@@ -203,11 +243,23 @@ impl RLock {
     pub(crate) fn lock(&self, py: Python<'_>, deadline: Option<Deadline>) -> PyResult<bool> {
         while !self.try_lock() {
             let sleeper = self.waiting.enter();
-            if !self.waiting.wait(py, &sleeper, deadline)? {
+            let _described = self.about.described("RLock");
+            if !self.waiting.wait_for(py, &sleeper, deadline, self.what())? {
                 return Ok(self.try_lock());
             }
         }
         Ok(true)
+    }
+
+    fn what(&self) -> What<'_> {
+        What::Lock(self.waiting.address(), &self.owner)
+    }
+
+    #[inline]
+    fn taken(&self, py: Python<'_>, had: bool) {
+        if had && places::wanted() && self.count.load(Ordering::Relaxed) == 1 {
+            places::taken(py, self.waiting.address(), "RLock", self.about.name());
+        }
     }
 
     /// Frees it altogether and returns how often it was held.
@@ -219,13 +271,15 @@ impl RLock {
         self.count.store(0, Ordering::Relaxed);
         self.owner.store(0, Ordering::Relaxed);
         self.waiting.notify(1);
+        places::freed(self.waiting.address());
         Ok(count)
     }
 
     /// Takes it `count` times, whatever signals come.
     pub(crate) fn lock_all(&self, py: Python<'_>, count: u32) {
         while !self.try_lock() {
-            self.waiting.enter().block_deaf(py);
+            let _described = self.about.described("RLock");
+            self.waiting.enter().block_deaf(py, self.what());
         }
         self.count.store(count, Ordering::Relaxed);
     }
@@ -234,9 +288,23 @@ impl RLock {
 #[pymethods]
 impl RLock {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyAny>>) -> Self {
-        Self::default()
+    #[pyo3(signature = (*_args, **kwargs))]
+    fn new(
+        py: Python<'_>,
+        _args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        let name: Option<String> = match kwargs {
+            Some(kwargs) => kwargs
+                .get_item("name")?
+                .map(|name| name.extract())
+                .transpose()?,
+            None => None,
+        };
+        Ok(Self {
+            about: About::new(py, name.as_deref()),
+            ..Self::default()
+        })
     }
 
     /// Takes the lock once more, waiting for it if asked to; tells whether it was taken.
@@ -247,6 +315,7 @@ impl RLock {
             None => Ok(false),
             Some(deadline) => self.lock(py, deadline),
         }
+        .inspect(|had| self.taken(py, *had))
     }
 
     /// Gives the lock back once.
@@ -264,7 +333,7 @@ impl RLock {
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.lock(py, None)
+        self.lock(py, None).inspect(|had| self.taken(py, *had))
     }
 
     #[pyo3(signature = (*_error))]

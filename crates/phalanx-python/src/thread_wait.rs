@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use phalanx_prim::global::{AtomicU32, AtomicUsize, Ordering};
 use phalanx_prim::{Arc, Deadline, Scope, Spin, Word, clock, hint};
-use phalanx_shm::{Patience, WaitError};
+use phalanx_shm::{Patience, Subject, WaitError, Waiting};
 use pyo3::prelude::*;
 
 use crate::door;
@@ -50,6 +50,27 @@ const WAITING: u32 = 0;
 const NOTIFIED: u32 = 1;
 const ASLEEP: u32 = 2;
 
+/// What those in a list wait for, for the detective.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum What<'a> {
+    /// A lock: its address, and the ordinal of the thread that has it.
+    Lock(u64, &'a AtomicU32),
+    /// Something else, named by an address.
+    Other(u64),
+}
+
+impl What<'_> {
+    fn note(self, waiting: &mut Waiting, patience: Patience) -> Result<(), WaitError> {
+        match self {
+            Self::Lock(at, owner) => {
+                let owner = owner.load(Ordering::Relaxed);
+                waiting.sleeps(Subject::PrivateLock, |_| at, owner, patience)
+            }
+            Self::Other(at) => waiting.sleeps(Subject::PrivateGate, |_| at, 0, patience),
+        }
+    }
+}
+
 /// One thread's place in a list.
 #[derive(Debug)]
 pub(crate) struct Sleeper {
@@ -72,19 +93,25 @@ impl Sleeper {
     /// # Errors
     ///
     /// What a signal handler raises.
-    pub(crate) fn block(&self, py: Python<'_>, deadline: Option<Deadline>) -> PyResult<bool> {
-        Ok(door::blocking_until(py, deadline, |patience| self.sleep(patience))?.is_some())
+    pub(crate) fn block(
+        &self,
+        py: Python<'_>,
+        deadline: Option<Deadline>,
+        what: What<'_>,
+    ) -> PyResult<bool> {
+        let slept = door::blocking_until(py, deadline, |patience| self.sleep(patience, what));
+        Ok(slept?.is_some())
     }
 
     /// As [`block`](Self::block), for as long as it takes and whatever signals come.
-    pub(crate) fn block_deaf(&self, py: Python<'_>) {
+    pub(crate) fn block_deaf(&self, py: Python<'_>, what: What<'_>) {
         py.detach(|| {
             // Without a deadline and deaf to signals it ends in one way only.
-            let _ = self.sleep(Patience::FOREVER);
+            let _ = self.sleep(Patience::FOREVER, what);
         });
     }
 
-    fn sleep(&self, patience: Patience) -> Result<(), WaitError> {
+    fn sleep(&self, patience: Patience, what: What<'_>) -> Result<(), WaitError> {
         // Relaxed: a hint.
         PARKS.fetch_add(1, Ordering::Relaxed);
         if Spin::until(|| self.is_notified().then_some(())).is_some() {
@@ -95,7 +122,9 @@ impl Sleeper {
             }
             return Ok(());
         }
+        let mut waiting = Waiting::new();
         loop {
+            waiting.looks();
             // Acquire: pairs with the notifier's release.
             match self
                 .word
@@ -103,7 +132,9 @@ impl Sleeper {
             {
                 Err(NOTIFIED) => return Ok(()),
                 _ => {
-                    patience.check(self.word.wait(ASLEEP, patience.deadline, Scope::Private))?;
+                    what.note(&mut waiting, patience)?;
+                    let deadline = patience.deadline;
+                    patience.check(waiting.wait(&self.word, ASLEEP, deadline, Scope::Private))?;
                 }
             }
         }
@@ -214,7 +245,27 @@ impl WaitList {
         sleeper: &Arc<Sleeper>,
         deadline: Option<Deadline>,
     ) -> PyResult<bool> {
-        match sleeper.block(py, deadline) {
+        self.wait_for(py, sleeper, deadline, What::Other(self.address()))
+    }
+
+    /// Names the list.
+    pub(crate) fn address(&self) -> u64 {
+        std::ptr::from_ref(self) as usize as u64
+    }
+
+    /// As [`wait`](Self::wait), for something in particular.
+    ///
+    /// # Errors
+    ///
+    /// What a signal handler raises.
+    pub(crate) fn wait_for(
+        &self,
+        py: Python<'_>,
+        sleeper: &Arc<Sleeper>,
+        deadline: Option<Deadline>,
+        what: What<'_>,
+    ) -> PyResult<bool> {
+        match sleeper.block(py, deadline, what) {
             Ok(true) => Ok(true),
             Ok(false) => {
                 self.leave(sleeper);

@@ -65,6 +65,10 @@ pub(crate) struct Header {
     carve: RawLock<Shared>,
     pub(crate) registry: RawLock<Shared>,
     pub(crate) undo: Undo,
+    /// How the processes look for waits that never end; see [`crate::Watch`].
+    pub(crate) watch: AtomicU64,
+    /// When somebody last looked for them.
+    pub(crate) surveyed: AtomicU64,
     /// Bytes of memory that free large blocks keep (a hint).
     cached: AtomicU64,
     /// Bytes committed since the system was asked last (a hint).
@@ -771,6 +775,30 @@ impl Arena {
             .then(|| self.small_head(index, &geometry, slot))
     }
 
+    /// Returns where the block around `offset` begins, and its head; `None` if no block is laid out there.
+    pub(crate) fn head_around(&self, offset: usize) -> Option<(usize, &Head)> {
+        let index = self.index_of(offset)?;
+        if let Some(class) =
+            (self.span(index).class.load(Ordering::Relaxed) as usize).checked_sub(1)
+            && class < SMALL.len()
+        {
+            let geometry = Small::ALL[class];
+            let first = self.shape.data + index * SPAN + geometry.blocks;
+            let begin = first + offset.checked_sub(first)? / geometry.size * geometry.size;
+            return Some((begin, self.head_at(begin)?));
+        }
+        // A large block: its first span knows how many there are.
+        let mut from = index;
+        loop {
+            let span = self.span(from);
+            let spans = span.spans.load(Ordering::Relaxed) as usize;
+            if span.class.load(Ordering::Relaxed) != 0 {
+                return (from + spans > index).then(|| (self.shape.data + from * SPAN, &span.head));
+            }
+            from = from.checked_sub(1)?;
+        }
+    }
+
     /// Returns the head and its word if the block still exists under this reference.
     pub(crate) fn living(&self, block: BlockRef) -> Option<(&Head, Snapshot)> {
         let head = self.head_at(block.offset())?;
@@ -1079,7 +1107,7 @@ impl Arena {
         }
     }
 
-    /// Counts what is in use now. Walks all blocks.
+    /// Counts what is in use now, without the notes of who waits for what, which stay with their processes. Walks all blocks.
     #[must_use]
     pub fn usage(&self) -> Usage {
         let mut usage = Usage {
@@ -1087,9 +1115,11 @@ impl Arena {
             bytes: 0,
             committed: 0,
         };
-        self.each_block(|block, _, _| {
-            usage.blocks += 1;
-            usage.bytes += self.len_of(block);
+        self.each_block(|block, _, now| {
+            if !matches!(now.kind(), Some(Kind::Waits | Kind::Text)) {
+                usage.blocks += 1;
+                usage.bytes += self.len_of(block);
+            }
         });
         usage.committed = self
             .region

@@ -74,10 +74,14 @@ pub enum Kind {
     Lot = 21,
     /// A crew of workers.
     Crew = 22,
+    /// What threads of a process wait for.
+    Waits = 23,
+    /// What a thread says of itself for a report.
+    Text = 24,
 }
 
 impl Kind {
-    pub(crate) const COUNT: usize = 23;
+    pub(crate) const COUNT: usize = 25;
 
     pub(crate) fn from_bits(bits: u64) -> Option<Self> {
         const ALL: [Option<Kind>; Kind::COUNT] = [
@@ -104,6 +108,8 @@ impl Kind {
             Some(Kind::Permits),
             Some(Kind::Lot),
             Some(Kind::Crew),
+            Some(Kind::Waits),
+            Some(Kind::Text),
         ];
         ALL.get(bits as usize).copied().flatten()
     }

@@ -11,6 +11,7 @@ mod arena;
 mod block;
 mod error;
 mod hold;
+mod inspect;
 #[cfg(any(phalanx_loom, phalanx_shuttle))]
 pub mod modelled;
 mod region;
@@ -19,6 +20,7 @@ mod session;
 mod slots;
 mod sweep;
 mod token;
+mod waits;
 
 pub use arena::{Arena, PLACED_MOST, Placed, Usage};
 pub use block::{BlockRef, Kind, NOBODY, OBJECT, TRANSIT};
@@ -37,6 +39,11 @@ pub use slots::{ExitRecord, MAX_PROCESSES, ProcessInfo, SlotState};
 pub use sweep::{KindOps, Swept, register_kind, sweeping};
 pub use token::{
     Owner, after_fork_in_child, current_slot, local_token, shared_token, thread_identity,
+};
+
+pub use waits::{
+    Described, Detective, Flagged, Instead, Known, Look, Subject, Verdict, Wait, Waiting, Watch,
+    flag, mark_helper, name_thread, place_of, set_detective, set_timed,
 };
 
 /// The version of everything that is laid out in the arena. A process of another version is refused at the door.

@@ -31,7 +31,9 @@ use std::time::Duration;
 
 use phalanx_prim::{Deadline, Ordering, Spin, Waited, Word, points};
 
+use crate::arena::Arena;
 use crate::token::{self, Owner};
+use crate::waits::{Subject, Waiting, place_of};
 use crate::{session, slots, sweep};
 
 const CONTENDED: u32 = 1 << 31;
@@ -43,6 +45,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 pub trait Scope: Send + Sync + 'static {
     /// The way to wait on a word of this scope.
     const WAIT: phalanx_prim::Scope;
+
+    /// What a wait for a lock of this scope is noted as.
+    #[doc(hidden)]
+    const LOCK: Subject;
+
+    /// What a wait at a gate of this scope is noted as.
+    #[doc(hidden)]
+    const GATE: Subject;
 
     /// Returns the token of the calling thread.
     fn token() -> u32;
@@ -80,6 +90,8 @@ pub struct Shared;
 
 impl Scope for Local {
     const WAIT: phalanx_prim::Scope = phalanx_prim::Scope::Private;
+    const LOCK: Subject = Subject::PrivateLock;
+    const GATE: Subject = Subject::PrivateGate;
 
     #[inline]
     fn token() -> u32 {
@@ -97,6 +109,8 @@ impl Scope for Local {
 
 impl Scope for Shared {
     const WAIT: phalanx_prim::Scope = phalanx_prim::Scope::Shared;
+    const LOCK: Subject = Subject::SharedLock;
+    const GATE: Subject = Subject::SharedGate;
 
     #[inline]
     fn token() -> u32 {
@@ -450,11 +464,13 @@ impl<S: Scope> RawLock<S> {
         }
         // From here on we sleep: whoever wakes us may owe others a wake that only we can pass on.
         let _interest = S::interest(&self.word);
+        let mut waiting = Waiting::new();
         let mut slept = 0;
         // Asking the kernel costs more than most waits last: only an owner that has not let go after a first short sleep is
         // asked about.
         let (mut doubted, mut asked) = (None, None);
         loop {
+            waiting.looks();
             // Acquire: what we see of the owner's process is not older than its hold.
             let now = self.word.load(Ordering::Acquire);
             let Some(owner) = Owner::of(now) else {
@@ -497,8 +513,10 @@ impl<S: Scope> RawLock<S> {
             }
             points::point("lock.sleep");
             slept = CONTENDED;
+            let at = |arena: &Arena| place_of(arena, &self.word);
+            waiting.sleeps(S::LOCK, at, u32::from(owner.thread), patience)?;
             let ask = S::is_mortal() && asked.is_none();
-            let waited = self.sleep(now | CONTENDED, patience.deadline, ask);
+            let waited = self.sleep(&mut waiting, now | CONTENDED, patience.deadline, ask);
             points::point("lock.woken");
             if matches!(waited, Slept::Long | Slept::Ended(Waited::TimedOut)) {
                 doubted = Some(owner);
@@ -515,13 +533,19 @@ impl<S: Scope> RawLock<S> {
         }
     }
 
-    fn sleep(&self, expected: u32, deadline: Option<Deadline>, ask: bool) -> Slept {
+    fn sleep(
+        &self,
+        waiting: &mut Waiting,
+        expected: u32,
+        deadline: Option<Deadline>,
+        ask: bool,
+    ) -> Slept {
         if !ask && !S::looks_again() {
-            return Slept::Ended(self.word.wait(expected, deadline, S::WAIT));
+            return Slept::Ended(waiting.wait(&self.word, expected, deadline, S::WAIT));
         }
         let look = Deadline::after(LOOK_AGAIN);
         let until = deadline.map_or(look, |deadline| deadline.min(look));
-        match self.word.wait(expected, Some(until), S::WAIT) {
+        match waiting.wait(&self.word, expected, Some(until), S::WAIT) {
             Waited::TimedOut if deadline != Some(until) => Slept::Long,
             waited => Slept::Ended(waited),
         }

@@ -75,6 +75,8 @@ pub(crate) struct Slot {
     pub(crate) holds: AtomicU64,
     /// Set for good when more than [`INTERESTS`] threads slept at once.
     pub(crate) interest_overflow: AtomicU32,
+    /// The first block of the notes of who waits for what.
+    pub(crate) waits: AtomicU64,
     /// Lines of the interest list that threads keep for brief notes; a hint, which may be off by a few.
     kept: AtomicU32,
     /// The id of a sibling that this process forked ahead and has not handed over, 0 for none. The kernel writes it.
@@ -184,6 +186,7 @@ impl Slot {
         }
         self.joined_at.store(0, Ordering::Relaxed);
         self.holds.store(0, Ordering::Relaxed);
+        self.waits.store(0, Ordering::Relaxed);
         self.kept.store(0, Ordering::Relaxed);
         for entry in &self.interests {
             entry.store(0, Ordering::Relaxed);

@@ -16,8 +16,10 @@
 //! elsewhere ([`turned`]), and comes to the same place again after thousands of processes only.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::sync::Mutex;
 
+use crate::arena::Arena;
 use crate::session;
 
 const SLOT_SHIFT: u32 = 16;
@@ -33,30 +35,37 @@ static FORKED_FROM: phalanx_prim::global::AtomicU32 = phalanx_prim::global::Atom
 
 struct Ordinals {
     next: u32,
-    free: Vec<u32>,
+    free: VecDeque<u32>,
 }
 
 static ORDINALS: Mutex<Ordinals> = Mutex::new(Ordinals {
     next: 1,
-    free: Vec::new(),
+    free: VecDeque::new(),
 });
 
 struct Ordinal(u32);
 
-/// Calls `release` when the calling thread, which has a token, ends.
+type Release = Option<fn()>;
+
+/// Calls `release` when the calling thread, which has a token, ends. There are two such functions, of two modules.
 pub(crate) fn at_thread_end(release: fn()) {
-    AT_END.set(Some(release));
+    let [first, second] = AT_END.get();
+    if first.is_none_or(|first| std::ptr::fn_addr_eq(first, release)) {
+        AT_END.set([Some(release), second]);
+    } else {
+        AT_END.set([first, Some(release)]);
+    }
 }
 
 impl Drop for Ordinal {
     fn drop(&mut self) {
-        if let Some(release) = AT_END.take() {
+        for release in AT_END.take().into_iter().flatten() {
             release();
         }
         LOCAL.set(0);
         SHARED.set(0);
         if let Ok(mut ordinals) = ORDINALS.lock() {
-            ordinals.free.push(self.0);
+            ordinals.free.push_back(self.0);
         }
     }
 }
@@ -66,7 +75,7 @@ thread_local! {
     static LOCAL: Cell<u32> = const { Cell::new(0) };
     static SHARED: Cell<u32> = const { Cell::new(0) };
     static IDENTITY: Cell<u64> = const { Cell::new(0) };
-    static AT_END: Cell<Option<fn()>> = const { Cell::new(None) };
+    static AT_END: Cell<[Release; 2]> = const { Cell::new([None, None]) };
     static ORDINAL: Cell<Option<Ordinal>> = const { Cell::new(None) };
 }
 
@@ -110,10 +119,17 @@ impl Owner {
     pub fn number(self) -> u16 {
         match (self.slot, session::session_if_any()) {
             (0, _) | (_, None) => self.thread,
-            (slot, Some(arena)) => {
-                turned_back(u32::from(self.thread).max(1), arena.generation_of(slot)) as u16
-            }
+            (_, Some(arena)) => arena.number_of(self),
         }
+    }
+}
+
+impl Arena {
+    /// As [`Owner::number`], for an owner found in a lock of this arena.
+    #[must_use]
+    pub fn number_of(&self, owner: Owner) -> u16 {
+        let generation = self.generation_of(owner.slot);
+        turned_back(u32::from(owner.thread).max(1), generation) as u16
     }
 }
 
@@ -141,15 +157,16 @@ fn local_token_first() -> u32 {
     let mut ordinals = ORDINALS
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let ordinal = ordinals.free.pop().unwrap_or_else(|| {
-        let ordinal = ordinals.next;
-        assert!(
-            ordinal <= ORDINAL_MASK,
-            "65,535 threads of this process use locks; end some"
-        );
+    let ordinal = if ordinals.next <= ORDINAL_MASK {
+        // As late as can be is one given to another thread: a thread may end and leave a lock behind that names it.
         ordinals.next += 1;
-        ordinal
-    });
+        ordinals.next - 1
+    } else {
+        ordinals
+            .free
+            .pop_front()
+            .expect("65,535 threads of this process use locks; end some")
+    };
     drop(ordinals);
     // During thread exit the destructor can no longer be registered: the ordinal then stays taken.
     let _ = ORDINAL.try_with(|cell| cell.set(Some(Ordinal(ordinal))));

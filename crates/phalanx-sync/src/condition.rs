@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use phalanx_prim::{Arc, AtomicU32, AtomicU64, Ordering, Word, points};
 use phalanx_shm::{
-    Acquired, Kind, KindOps, Local, Patience, RawLock, Shared, WaitError, current_slot,
-    register_kind,
+    Acquired, Arena, Kind, KindOps, Local, Patience, RawLock, Shared, WaitError, Waiting,
+    current_slot, place_of, register_kind,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -212,8 +212,11 @@ impl<S: Home> ConditionState<S> {
             self.leave(place);
             return Ok(());
         }
+        let mut waiting = Waiting::new();
         loop {
+            waiting.looks();
             if ready().is_some() {
+                drop(waiting);
                 self.leave(place);
                 return Ok(());
             }
@@ -223,9 +226,11 @@ impl<S: Home> ConditionState<S> {
                     .word
                     .compare_exchange(WAITING, SLEEPING, Ordering::AcqRel, Ordering::Relaxed);
             points::point("condition.sleep");
-            if let Err(error) =
-                patience.check(place.word.wait(SLEEPING, patience.deadline, S::WAIT))
-            {
+            let at = |arena: &Arena| place_of(arena, &place.word);
+            let slept = waiting.sleeps(S::GATE, at, 0, patience).and_then(|()| {
+                patience.check(waiting.wait(&place.word, SLEEPING, patience.deadline, S::WAIT))
+            });
+            if let Err(error) = slept {
                 // Still in the table: the handler itself may notify.
                 if error == WaitError::Interrupted && !heard() {
                     continue;

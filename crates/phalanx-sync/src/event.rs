@@ -15,7 +15,10 @@ use std::fmt;
 use std::time::Duration;
 
 use phalanx_prim::{Arc, Ordering, Spin, Word, points};
-use phalanx_shm::{Kind, KindOps, Local, Patience, Scope, Shared, WaitError, register_kind};
+use phalanx_shm::{
+    Arena, Kind, KindOps, Local, Patience, Scope, Shared, WaitError, Waiting, place_of,
+    register_kind,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::handle::handle;
@@ -173,7 +176,9 @@ impl<S: Home> Event<S> {
         let word = &self.state.word;
         let _interest = S::interest(word);
         let mut first = None;
+        let mut waiting = Waiting::new();
         loop {
+            waiting.looks();
             let now = word.load(Ordering::Acquire);
             let generation = now / STEP;
             if now & SET != 0 || *first.get_or_insert(generation) != generation {
@@ -187,9 +192,11 @@ impl<S: Home> Event<S> {
                 continue;
             }
             points::point("event.sleep");
-            if let Err(error) =
-                patience.check(word.wait(now | SLEEPERS, patience.deadline, S::WAIT))
-            {
+            let at = |arena: &Arena| place_of(arena, word);
+            let slept = waiting.sleeps(S::GATE, at, 0, patience).and_then(|()| {
+                patience.check(waiting.wait(word, now | SLEEPERS, patience.deadline, S::WAIT))
+            });
+            if let Err(error) = slept {
                 if error == WaitError::Interrupted && !heard() {
                     continue;
                 }

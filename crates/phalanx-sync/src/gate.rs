@@ -18,7 +18,7 @@
 use std::marker::PhantomData;
 
 use phalanx_prim::{Ordering, Word, fence};
-use phalanx_shm::{Patience, Scope, WaitError};
+use phalanx_shm::{Arena, Patience, Scope, WaitError, Waiting, place_of};
 
 const SLEEPERS: u32 = 1;
 const STEP: u32 = 2;
@@ -94,7 +94,19 @@ impl<S: Scope> Gate<S> {
     ///
     /// [`WaitError`] as `patience` says.
     pub fn wait(&self, key: Key, patience: Patience) -> Result<(), WaitError> {
-        patience.check(self.word.wait(key.0, patience.deadline, S::WAIT))
+        let mut waiting = Waiting::new();
+        loop {
+            waiting.looks();
+            if self.word.load(Ordering::Acquire) != key.0 {
+                return Ok(());
+            }
+            let at = |arena: &Arena| place_of(arena, &self.word);
+            waiting.sleeps(S::GATE, at, 0, patience)?;
+            let waited = waiting.wait(&self.word, key.0, patience.deadline, S::WAIT);
+            if !waiting.is_cut() {
+                return patience.check(waited);
+            }
+        }
     }
 
     /// Wakes up to `count` waiters. The condition was made true before. Without waiters this is a fence and a load.
@@ -189,13 +201,19 @@ impl<S: Scope> Gate<S> {
         }
         // Until we leave: a wake that was meant for us and dies with us is handed on by the sweep.
         let _interest = S::interest(&self.word);
+        let mut waiting = Waiting::new();
         loop {
             let key = self.prepare();
+            waiting.looks();
             if let Some(answer) = ready() {
                 return Ok(answer);
             }
             phalanx_prim::points::point("gate.sleep");
-            if let Err(error) = self.wait(key, patience) {
+            let at = |arena: &Arena| place_of(arena, &self.word);
+            let slept = waiting.sleeps(S::GATE, at, 0, patience).and_then(|()| {
+                patience.check(waiting.wait(&self.word, key.0, patience.deadline, S::WAIT))
+            });
+            if let Err(error) = slept {
                 // What became true at the last moment counts.
                 return ready().ok_or(error);
             }

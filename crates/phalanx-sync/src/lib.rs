@@ -29,7 +29,7 @@ pub use gate::{Gate, Key};
 pub use home::{CreateError, Home, Name, Object};
 pub use lock::{
     Brief, Lock, LockError, LockGuard, LockOwner, LockState, OwnerDied, RLock, RLockGuard,
-    RLockState, Releasable,
+    RLockState, Releasable, lock_facts,
 };
 pub use permits::{Hint, Permits, PermitsState};
 pub use phalanx_shm::{Acquired, Local, Patience, Shared as SharedScope, WaitError};

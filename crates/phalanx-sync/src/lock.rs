@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use phalanx_prim::{Arc, AtomicU32, Ordering};
 use phalanx_shm::{
-    Acquired, Arena, BlockRef, Kind, KindOps, Local, Owner, Patience, RawLock, Shared, WaitError,
-    register_kind, session_if_any,
+    Acquired, Arena, BlockRef, Described, Flagged, Kind, KindOps, Local, Owner, Patience, RawLock,
+    Shared, WaitError, flag, register_kind, session_if_any,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -22,6 +22,8 @@ pub struct LockState<S> {
     raw: RawLock<S>,
     /// Process id of the last owner that died, noted by its sweeper.
     victim: AtomicU32,
+    /// 1 once somebody freed it who did not have it: then it is no lock to its users, but a signal.
+    signal: AtomicU32,
     name: Name,
 }
 placed!(LockState<S>, Lock, S);
@@ -200,6 +202,35 @@ fn owner_of(owner: Owner) -> LockOwner {
     }
 }
 
+/// A wait of [`Lock::lock`]: it has no error to return, and only the guard it would return frees what it takes.
+const GUARDED: u32 = flag::RAISABLE | flag::GUARDED;
+
+fn endless(acquired: Result<Acquired, WaitError>) -> Acquired {
+    match acquired {
+        Ok(acquired) => acquired,
+        Err(_) => unreachable!("an endless wait ended"),
+    }
+}
+
+/// Describes a private lock to whoever reads the wait's note; a shared one is there to be looked at.
+fn describe<S: Home>(what: &str, name: &Name) -> Option<Described> {
+    (S::WAIT == phalanx_prim::Scope::Private).then(|| match name.as_str() {
+        "" => Described::new(format_args!("{what}")),
+        name => Described::new(format_args!("{what} {name:?}")),
+    })
+}
+
+/// Returns the name of a lock in this block, and whether it is known to be freed by others than its owner.
+#[must_use]
+pub fn lock_facts(arena: &Arena, block: BlockRef) -> Option<(String, bool)> {
+    if let Ok(lock) = arena.view::<LockState<Shared>>(block) {
+        let signal = lock.signal.load(Ordering::Relaxed) != 0;
+        return Some((lock.name.as_str().to_owned(), signal));
+    }
+    let lock = arena.view::<RLockState<Shared>>(block).ok()?;
+    Some((lock.name.as_str().to_owned(), false))
+}
+
 macro_rules! lock_api {
     ($Lock:ident, $State:ident, $Guard:ident, $label:literal, $make:expr) => {
         impl $Lock<Shared> {
@@ -283,10 +314,9 @@ macro_rules! lock_api {
             #[inline]
             pub fn lock(&self) -> Result<$Guard<'_, S>, OwnerDied<$Guard<'_, S>>> {
                 let me = S::token();
-                match self.acquire_as(me, Patience::FOREVER) {
-                    Ok(Acquired::Clean) => Ok(self.guard(me)),
-                    Ok(Acquired::OwnerDied) => Err(OwnerDied::new(self.guard(me))),
-                    Err(_) => unreachable!("an endless wait ended"),
+                match self.lock_as(me) {
+                    Acquired::Clean => Ok(self.guard(me)),
+                    Acquired::OwnerDied => Err(OwnerDied::new(self.guard(me))),
                 }
             }
 
@@ -442,6 +472,7 @@ handle!(Lock<Shared>, LockState<Shared>);
 lock_api!(Lock, LockState, LockGuard, "Lock", |name| LockState {
     raw: RawLock::new(),
     victim: AtomicU32::new(0),
+    signal: AtomicU32::new(0),
     name: Name::new(name)
 });
 
@@ -458,7 +489,35 @@ impl<S: Home> Lock<S> {
 
     #[inline]
     fn acquire_as(&self, me: u32, patience: Patience) -> Result<Acquired, WaitError> {
+        if self.state.raw.try_clean_as(me) {
+            return Ok(Acquired::Clean);
+        }
+        self.acquire_slowly(me, patience, 0)
+    }
+
+    #[cold]
+    fn acquire_slowly(
+        &self,
+        me: u32,
+        patience: Patience,
+        flags: u32,
+    ) -> Result<Acquired, WaitError> {
+        let signal = if self.state.signal.load(Ordering::Relaxed) != 0 {
+            flag::SIGNAL
+        } else {
+            0
+        };
+        let _flagged = Flagged::new(flags | signal);
+        let _described = describe::<S>("Lock", &self.state.name);
         self.state.raw.lock_as(me, patience)
+    }
+
+    #[inline]
+    fn lock_as(&self, me: u32) -> Acquired {
+        if self.state.raw.try_clean_as(me) {
+            return Acquired::Clean;
+        }
+        endless(self.acquire_slowly(me, Patience::FOREVER, GUARDED))
     }
 
     #[inline]
@@ -480,9 +539,20 @@ impl<S: Home> Lock<S> {
     /// Frees the lock, whoever holds it; `false` if nobody does.
     #[must_use = "false says that the lock was free"]
     pub fn release(&self) -> bool {
+        let me = S::token();
+        if !self.state.raw.is_held_as(me) {
+            return self.release_anothers(me);
+        }
+        self.state.raw.unlock_as(me);
+        true
+    }
+
+    #[cold]
+    fn release_anothers(&self, me: u32) -> bool {
         let held = self.state.raw.is_locked();
         if held {
-            self.state.raw.unlock();
+            self.state.signal.store(1, Ordering::Relaxed);
+            self.state.raw.unlock_as(me);
         }
         held
     }
@@ -523,13 +593,33 @@ impl<S: Home> RLock<S> {
 
     #[inline]
     fn acquire_as(&self, me: u32, patience: Patience) -> Result<Acquired, WaitError> {
-        if self.again() {
+        if self.state.raw.try_clean_as(me) || self.again() {
             return Ok(Acquired::Clean);
         }
+        self.acquire_slowly(me, patience, 0)
+    }
+
+    #[cold]
+    fn acquire_slowly(
+        &self,
+        me: u32,
+        patience: Patience,
+        flags: u32,
+    ) -> Result<Acquired, WaitError> {
+        let _flagged = Flagged::new(flags);
+        let _described = describe::<S>("RLock", &self.state.name);
         self.state
             .raw
             .lock_as(me, patience)
             .map(|acquired| self.first(acquired))
+    }
+
+    #[inline]
+    fn lock_as(&self, me: u32) -> Acquired {
+        if self.state.raw.try_clean_as(me) || self.again() {
+            return Acquired::Clean;
+        }
+        endless(self.acquire_slowly(me, Patience::FOREVER, GUARDED))
     }
 
     #[inline]

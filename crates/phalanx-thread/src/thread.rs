@@ -6,7 +6,11 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use phalanx_prim::Deadline;
+use phalanx_prim::global::{AtomicU32, Ordering};
+use phalanx_shm::{Flagged, Patience, Subject, Waiting, flag};
 
 use crate::panics::{self, PanicReport};
 use crate::registry::{self, ThreadInfo, lock};
@@ -74,6 +78,8 @@ struct State<T> {
 struct Shared<T> {
     state: Mutex<State<T>>,
     ended: Condvar,
+    /// The kernel's id of it.
+    tid: AtomicU32,
     info: Mutex<Option<ThreadInfo>>,
     name: String,
 }
@@ -187,6 +193,7 @@ impl Builder {
                 wakers: Vec::new(),
             }),
             ended: Condvar::new(),
+            tid: AtomicU32::new(0),
             info: Mutex::new(None),
             name: name.clone(),
         });
@@ -197,6 +204,7 @@ impl Builder {
         let (theirs, daemon) = (Arc::clone(&shared), self.daemon);
         let (started, entered) = std::sync::mpsc::sync_channel(1);
         builder.spawn(move || {
+            theirs.tid.store(phalanx_sys::ids::tid(), Ordering::Relaxed);
             let entry = registry::enter(name, daemon, false);
             let number = {
                 let info = registry::current();
@@ -302,29 +310,40 @@ impl<T> Thread<T> {
         if lock(&self.shared.info).as_ref() == Some(&registry::current()) {
             return Err(JoinError::Current);
         }
-        let begun = Instant::now();
+        let _raisable = Flagged::new(flag::RAISABLE);
+        let patience = Patience {
+            deadline: timeout.map(Deadline::after),
+            interruptible: false,
+        };
+        let tid = |_: &_| u64::from(self.shared.tid.load(Ordering::Relaxed));
+        let mut waiting = Waiting::new();
         let mut state = lock(&self.shared.state);
-        while matches!(state.value, Value::Running) {
-            state = match timeout {
-                None => self
-                    .shared
-                    .ended
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(timeout) => {
-                    let left = timeout.saturating_sub(begun.elapsed());
-                    if left.is_zero() {
-                        return Err(JoinError::TimedOut {
-                            name: self.shared.name.clone(),
-                            after: timeout,
-                        });
-                    }
-                    let waited = self.shared.ended.wait_timeout(state, left);
+        loop {
+            waiting.looks();
+            if !matches!(state.value, Value::Running) {
+                return self.take(&mut state);
+            }
+            if patience.deadline.is_some_and(Deadline::has_passed) {
+                return Err(JoinError::TimedOut {
+                    name: self.shared.name.clone(),
+                    after: timeout.unwrap_or_default(),
+                });
+            }
+            // It panics or it is well: a wait that is not interruptible has no error.
+            let _ = waiting.sleeps(Subject::Thread, tid, 0, patience);
+            let until = waiting.until(patience.deadline);
+            let ended = &self.shared.ended;
+            state = match until {
+                None => ended.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(until) => {
+                    let waited = ended.wait_timeout(state, until.remaining());
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
+            if until != patience.deadline && until.is_some_and(Deadline::has_passed) {
+                waiting.cut();
+            }
         }
-        self.take(&mut state)
     }
 
     fn take(&self, state: &mut State<T>) -> Result<T, JoinError> {

@@ -7,6 +7,7 @@ pub mod image;
 pub mod limits;
 pub mod map;
 pub mod named;
+pub mod others;
 pub mod pidfd;
 pub mod process;
 pub mod signal;
