@@ -329,6 +329,9 @@ pub(crate) fn value_of<'py>(
     }
 }
 
+/// How a call's arguments are taken, its number in its batch, whether it is a pickle, the value or that.
+type Call<'py> = (char, Option<usize>, bool, Bound<'py, PyAny>);
+
 /// Most lots that one map is submitted as.
 const MOST_PARTS: usize = 8;
 /// Fewer batches than this are no lot of their own.
@@ -557,7 +560,7 @@ impl Lot {
         py: Python<'py>,
         index: usize,
         inside: usize,
-    ) -> PyResult<Option<(char, Option<usize>, bool, Bound<'py, PyAny>)>> {
+    ) -> PyResult<Option<Call<'py>>> {
         let (part, index) = self.at(index)?;
         let (how, inside, bytes) = match part.args(index) {
             [CALL_BATCH, how, bytes @ ..] => (how, Some(inside), bytes),
