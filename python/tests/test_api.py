@@ -18,7 +18,7 @@ def test_names_are_those_of_multiprocessing():
         mp.no_such_name
 
 
-@pytest.mark.parametrize("name", mp._SUBMODULES)
+@pytest.mark.parametrize("name", sorted(set(mp._SUBMODULES) - {"deadlocks"}))
 def test_submodules_show_what_multiprocessing_has(name):
     import importlib
 

@@ -173,6 +173,36 @@ def test_a_map_that_cannot_be_pickled_fails_and_leaves_the_pool_whole(two):
     assert two.map(square, range(5000)) == [x * x for x in range(5000)]
 
 
+def double(array, path=None):
+    """Change an argument where it is; with a path, die of it the first time."""
+    array *= 2
+    if path is not None and once_more(path):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return float(array[0]), float(array[-1])
+
+
+def once_more(path):
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_task_may_change_its_arrays_and_changes_nobody_elses(threads, tmp_path):
+    numpy = pytest.importorskip("numpy")
+    array, other = numpy.ones(500_000), numpy.full(400_000, 3.0)
+    with pool.Pool(2, threads_per_worker=threads) as made:
+        for _ in range(3):
+            assert made.apply(double, (array,)) == (2, 2)
+        assert made.starmap(double, [(array,), (other,), (array,), (array,)]) == [(2, 2), (6, 6), (2, 2), (2, 2)]
+        assert made.map(double, [array, other, array], chunksize=1) == [(2, 2), (6, 6), (2, 2)]
+        # A task that is tried again has the arguments that it had the first time.
+        assert made.apply(double, (array, str(tmp_path / "mark")), retries=1) == (2, 2)
+    assert array[0] == array[-1] == 1 and other[0] == 3
+
+
 def test_large_values_of_a_batch_do_not_keep_each_other_alive(two):
     numpy = pytest.importorskip("numpy")
     back = two.map(ones, range(2000), chunksize=50)

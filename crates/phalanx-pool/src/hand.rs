@@ -304,6 +304,13 @@ impl CrewWorker {
             .map_or(&[], |claim| claim.lot.args(index, claim.payload))
     }
 
+    /// Returns `true` if the range's tasks are never tried again, so that a task may change what its arguments lie in. Where
+    /// a process has several worker threads, one may be killed for the sake of another, and is tried again then.
+    #[must_use]
+    pub fn runs_once(&self) -> bool {
+        self.claim.is_some_and(|claim| claim.lot.retries() == 0)
+    }
+
     /// Tells how a task ended that was begun.
     ///
     /// # Errors

@@ -392,6 +392,10 @@ impl LotView {
         self.tries(index) <= self.state.retries.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn retries(self) -> u32 {
+        self.state.retries.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn tries(self, index: u32) -> u32 {
         self.item(index).tries.load(Ordering::Relaxed)
     }

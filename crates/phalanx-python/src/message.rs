@@ -403,6 +403,15 @@ fn open_shared(py: Python<'_>, bits: u64, with_handles: bool) -> PyResult<Bound<
     open_kept(py, &Kept::from_held(held))
 }
 
+/// Makes an object of a payload that nobody else reads or changes.
+pub(crate) fn open_ours(py: Python<'_>, kept: Kept) -> PyResult<Bound<'_, PyAny>> {
+    crate::buffers::watch_forks(py)?;
+    let whole = Arc::new(Whole::Ours(Exposed::new(kept)));
+    let head = Buffer::new(&whole, 0, 8).ok_or_else(torn)?;
+    let aside = head.word() as u8 == b'O';
+    decode_whole(py, aside, &whole)
+}
+
 pub(crate) fn open_kept<'py>(py: Python<'py>, kept: &Kept) -> PyResult<Bound<'py, PyAny>> {
     match Private::new(kept) {
         Ok(private) => {

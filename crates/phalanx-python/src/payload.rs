@@ -3,7 +3,7 @@
 //! What [`message`] makes of an object; large ones are blocks of their own, named by `S`, their number and whether they carry
 //! handles. A hold on such a block travels with the lot.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use phalanx_channel::{Kept, Loan, Message};
 use phalanx_shm::{Arena, Held, Kind, session};
@@ -27,8 +27,8 @@ pub(crate) struct Packer {
     pub(crate) bytes: Vec<u8>,
     pub(crate) holds: Vec<Held>,
     small: Vec<u8>,
-    /// Arrays that were written for another task of the call, by address: the caller keeps them alive.
-    shared: HashMap<usize, Py<Shared>>,
+    /// Arrays that several tasks of the call get, by address: written when they come first. The caller keeps them alive.
+    shared: HashMap<usize, Option<Py<Shared>>>,
     /// The class of arrays, if the program has any.
     arrays: Option<Py<PyAny>>,
 }
@@ -132,22 +132,41 @@ impl Packer {
         Ok(())
     }
 
-    /// Puts in place of a large array what stands for it, written once however often it comes in this call.
+    /// Looks which large arrays come more than once.
+    pub(crate) fn look_for_repeats(&mut self, items: &Bound<'_, PyList>, star: bool) {
+        if self.arrays.is_none() {
+            return;
+        }
+        let mut seen = HashSet::new();
+        let mut look = |this: &mut Self, object: &Bound<'_, PyAny>| {
+            let at = object.as_ptr() as usize;
+            if this.is_large_array(object) && !seen.insert(at) {
+                this.shared.insert(at, None);
+            }
+        };
+        for item in items {
+            match item.cast_exact::<PyTuple>() {
+                Ok(args) if star => args.iter().for_each(|arg| look(self, &arg)),
+                _ => look(self, &item),
+            }
+        }
+    }
+
+    /// Puts in place of a large array that comes more than once what stands for it, written once.
     pub(crate) fn broadcast<'py>(
         &mut self,
         object: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if !self.is_large_array(object) {
-            return Ok(object.clone());
-        }
         let py = object.py();
-        let at = object.as_ptr() as usize;
-        if let Some(shared) = self.shared.get(&at) {
-            return Ok(shared.bind(py).clone().into_any());
+        match self.shared.get_mut(&(object.as_ptr() as usize)) {
+            None => Ok(object.clone()),
+            Some(Some(shared)) => Ok(shared.bind(py).clone().into_any()),
+            Some(absent) => {
+                let shared = Bound::new(py, Shared::new(object)?)?;
+                *absent = Some(shared.clone().unbind());
+                Ok(shared.into_any())
+            }
         }
-        let shared = Bound::new(py, Shared::new(object)?)?;
-        self.shared.insert(at, shared.clone().unbind());
-        Ok(shared.into_any())
     }
 
     /// As [`broadcast`](Self::broadcast), for the elements of a list of arguments.
@@ -158,7 +177,7 @@ impl Packer {
         let Ok(tuple) = args.cast_exact::<PyTuple>() else {
             return Ok(args.clone());
         };
-        if !tuple.iter_borrowed().any(|arg| self.is_large_array(&arg)) {
+        if self.shared.is_empty() {
             return Ok(args.clone());
         }
         let list = PyList::empty(args.py());
@@ -214,6 +233,18 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 pub(crate) fn decode<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     match named(bytes)? {
         Some(kept) => message::open_kept(py, &kept),
+        None => message::decode_small(py, bytes),
+    }
+}
+
+/// As [`decode`], for bytes that nobody reads again: what is large is changed where it was written.
+///
+/// # Errors
+///
+/// As for `decode`.
+pub(crate) fn decode_once<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    match named(bytes)? {
+        Some(kept) => message::open_ours(py, kept),
         None => message::decode_small(py, bytes),
     }
 }

@@ -188,8 +188,7 @@ impl Crew {
     ) -> PyResult<Lot> {
         let mut spec = options.spec();
         let mut packer = Packer::new(function.py())?;
-        let args = packer.broadcast_all(args)?;
-        let both = PyTuple::new(args.py(), [&args, kwds])?;
+        let both = PyTuple::new(args.py(), [args, kwds])?;
         packer.bytes.push(CALL_ALL);
         packer.pack(both.as_any())?;
         spec.spans.push((0, packer.bytes.len()));
@@ -215,6 +214,7 @@ impl Crew {
         }
         let mut spec = options.spec();
         spec.spans.reserve(items.len());
+        packer.look_for_repeats(items, star);
         for item in items.iter() {
             let at = packer.bytes.len();
             packer.bytes.push(how);

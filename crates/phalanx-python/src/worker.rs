@@ -276,7 +276,14 @@ impl Hand {
         let Some((how, bytes)) = bytes.split_first() else {
             return Err(PyRuntimeError::new_err("a task without arguments"));
         };
-        Ok((*how, payload::decode(py, bytes)?))
+        // This seat's and the worker's: no other thread of this process has one.
+        let alone = Arc::strong_count(&self.leaving) == 2;
+        let value = if alone && self.worker.runs_once() {
+            payload::decode_once(py, bytes)?
+        } else {
+            payload::decode(py, bytes)?
+        };
+        Ok((*how, value))
     }
 
     fn tell(
