@@ -43,6 +43,9 @@ pub(crate) struct Crew {
     crew: Arc<phalanx_pool::Crew>,
 }
 
+/// A call, as [`Lot::call`] tells of it.
+type Described<'py> = (char, Option<usize>, bool, Bound<'py, PyAny>);
+
 /// How tasks are to be run: seconds (0 for as long as it takes), tries, together, streamed.
 #[derive(FromPyObject)]
 struct Options(f64, u32, u32, bool);
@@ -557,7 +560,7 @@ impl Lot {
         py: Python<'py>,
         index: usize,
         inside: usize,
-    ) -> PyResult<Option<(char, Option<usize>, bool, Bound<'py, PyAny>)>> {
+    ) -> PyResult<Option<Described<'py>>> {
         let (part, index) = self.at(index)?;
         let (how, inside, bytes) = match part.args(index) {
             [CALL_BATCH, how, bytes @ ..] => (how, Some(inside), bytes),
