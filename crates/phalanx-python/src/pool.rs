@@ -46,6 +46,24 @@ pub(crate) struct Crew {
 /// A call, as [`Lot::call`] tells of it.
 type Described<'py> = (char, Option<usize>, bool, Bound<'py, PyAny>);
 
+/// Describes a call by the bytes of its arguments, or the one of several that lie together.
+pub(crate) fn described<'py>(
+    py: Python<'py>,
+    args: &[u8],
+    inside: usize,
+) -> PyResult<Option<Described<'py>>> {
+    let (how, inside, bytes) = match args {
+        [CALL_BATCH, how, bytes @ ..] => (how, Some(inside), bytes),
+        [how, bytes @ ..] => (how, None, bytes),
+        [] => return Ok(None),
+    };
+    let how = char::from(*how);
+    Ok(Some(match payload::look(py, bytes)? {
+        Looked::Value(value) => (how, inside, false, value),
+        Looked::Pickle(pickle) => (how, inside, true, pickle.into_any()),
+    }))
+}
+
 /// How tasks are to be run: seconds (0 for as long as it takes), tries, together, streamed.
 #[derive(FromPyObject)]
 struct Options(f64, u32, u32, bool);
@@ -562,16 +580,7 @@ impl Lot {
         inside: usize,
     ) -> PyResult<Option<Described<'py>>> {
         let (part, index) = self.at(index)?;
-        let (how, inside, bytes) = match part.args(index) {
-            [CALL_BATCH, how, bytes @ ..] => (how, Some(inside), bytes),
-            [how, bytes @ ..] => (how, None, bytes),
-            [] => return Ok(None),
-        };
-        let how = char::from(*how);
-        Ok(Some(match payload::look(py, bytes)? {
-            Looked::Value(value) => (how, inside, false, value),
-            Looked::Pickle(pickle) => (how, inside, true, pickle.into_any()),
-        }))
+        described(py, part.args(index), inside)
     }
 
     /// Cancels a task; with `running` also one that runs.
