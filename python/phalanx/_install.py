@@ -10,6 +10,7 @@ import sys
 import threading
 
 from phalanx import _engine
+from phalanx._stock import PATCHERS
 
 # Ours, and the stock module it is about: replaced there now if that is imported, else as soon as it is. In this order:
 # parents before those who derive from them.
@@ -162,6 +163,11 @@ class _Finder:
     """Finds the modules that are waited for, by way of the other finders."""
 
     def find_spec(self, name, path=None, target=None):
+        if name in PATCHERS:
+            # Theirs is to come in place of what was there, not of ours: a wait of ours would stop all of their threads.
+            with _lock:
+                _give_back("threading", "queue", "multiprocessing.dummy")
+            return None
         if not _pending or not name.startswith("phalanx.") and name not in _pending.values():
             return None
         for finder in sys.meta_path:
@@ -229,6 +235,13 @@ def _stock_again(module, name, call, args):
     befores = [before for known, attribute, before in _saved if known is holder and attribute == name]
     cls = befores[0] if befores else getattr(holder, name)
     return cls(*args) if call else cls.__new__(cls, *args)
+
+
+def _give_back(*modules: str) -> None:
+    for one in reversed(_saved.copy()):
+        if getattr(one[0], "__name__", None) in modules:
+            _saved.remove(one)
+            _restore([one])
 
 
 def _restore(saved: list[tuple[object, str, object]]) -> None:

@@ -522,6 +522,10 @@ class Office:
         if end == ERROR:
             return load_failure(data)
         if end in (DIED, TIMED_OUT):
+            if type(data) is tuple:
+                # From a stream, which is read by now.
+                data, described, attempts = data
+                call, tries = lambda inside: described, lambda: attempts
             ran = int.from_bytes(data[:8], "little") / 1e9
             inside = int.from_bytes(data[8:16], "little")
             report = pickle.loads(data[16:]) if data[16:] else {}

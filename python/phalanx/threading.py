@@ -17,32 +17,30 @@ _Condition, _Event = _stock.Condition, _stock.Event
 _Semaphore, _BoundedSemaphore, _Barrier = _stock.Semaphore, _stock.BoundedSemaphore, _stock.Barrier
 
 
-class Condition(_engine.ThreadCondition, _Condition):
-    """A condition variable; over any lock, its own ``RLock`` by default."""
+# Somebody else may have made threads something of their own (gevent, eventlet), and the classes theirs: these stay then.
+if _untouched():
 
+    class Condition(_engine.ThreadCondition, _Condition):
+        """A condition variable; over any lock, its own ``RLock`` by default."""
 
-class Event(_engine.ThreadEvent, _Event):
-    """A flag that threads can wait for."""
+    class Event(_engine.ThreadEvent, _Event):
+        """A flag that threads can wait for."""
 
+    class Semaphore(_engine.ThreadSemaphore, _Semaphore):
+        """A counter of what may be taken at the same time."""
 
-class Semaphore(_engine.ThreadSemaphore, _Semaphore):
-    """A counter of what may be taken at the same time."""
+    class BoundedSemaphore(Semaphore, _BoundedSemaphore):
+        """A semaphore that refuses more releases than acquisitions."""
 
+        def __init__(self, value=1):
+            _engine.ThreadSemaphore.__init__(self, value)
+            self._bind()
 
-class BoundedSemaphore(Semaphore, _BoundedSemaphore):
-    """A semaphore that refuses more releases than acquisitions."""
+    class Barrier(_engine.ThreadBarrier, _Barrier):
+        """A point where a number of threads wait for each other."""
 
-    def __init__(self, value=1):
-        _engine.ThreadSemaphore.__init__(self, value)
-        self._bind()
-
-
-class Barrier(_engine.ThreadBarrier, _Barrier):
-    """A point where a number of threads wait for each other."""
-
-
-for _class in (Condition, Event, Semaphore, BoundedSemaphore, Barrier):
-    _class.__module__ = "threading"
+    for _class in (Condition, Event, Semaphore, BoundedSemaphore, Barrier):
+        _class.__module__ = "threading"
 
 
 def __getattr__(name):
@@ -50,7 +48,7 @@ def __getattr__(name):
         # Private names, for those who import them from here.
         return getattr(_stock, name)
     if not _untouched():
-        # Somebody else made threads something of their own (gevent, eventlet): a wait of ours would stop all of them.
+        # A wait of ours would stop all of their threads.
         return []
     return [
         (module, name, globals()[name])

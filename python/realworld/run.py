@@ -109,6 +109,13 @@ PROGRAMS = [
     Program("luigi_tasks", "Process subclass, Queue"),
     Program("shared_arrays", "shared_memory, its manager, Value, Array, Manager"),
     Program("log_queue", "Queue, JoinableQueue, Pool, ThreadPool, os.fork"),
+    Program("sklearn_search", "joblib below a library: loky, Pool, ThreadPool"),
+    Program("pandarallel_apply", "Pool with an initializer, Manager's queue, frames through a Pool"),
+    Program("asyncio_executors", "ProcessPoolExecutor by every method under asyncio, subprocess"),
+    Program("uvicorn_workers", "Process by spawn, Pipe, signals; a worker killed"),
+    Program("gevent_patched", "threading and queue patched by others before, Pipe, Process"),
+    Program("aiomultiprocess_pool", "Process and Queue by spawn under asyncio"),
+    Program("loguru_queue", "SimpleQueue, Lock and Event by every method"),
     Program(
         "black",
         "ProcessPoolExecutor and Manager under asyncio",
@@ -127,6 +134,13 @@ PROGRAMS = [
         "Pool, imap",
         ["-m", "isort", "--jobs", "2", "--check-only", "source"],
         prepare=stdlib_package("json", "concurrent", "email", "asyncio"),
+        sort=True,
+    ),
+    Program(
+        "pylint",
+        "ProcessPoolExecutor with an initializer by value",
+        ["-m", "pylint", "--jobs", "2", "--disable=all", "--enable=E,unused-import", "--score=no", "source"],
+        prepare=stdlib_package("json", "concurrent"),
         sort=True,
     ),
     Program(

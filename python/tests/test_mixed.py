@@ -371,6 +371,60 @@ def test_threads_started_before(run, method):
     assert out == "[0, 2, 4, 6, 8]\n[True, True, True] True 6\n"
 
 
+# ---- threads that are somebody else's ----
+
+# What gevent does, by its names: threads that are not the system's, and classes that nothing of ours can derive from.
+GREEN = """
+import queue, sys, threading, _thread
+
+class Green(dict):
+    __slots__ = ()
+
+def start_new_thread(*args): raise RuntimeError("green")
+
+def patch_all():
+    for module in (_thread, threading):
+        for name in ("start_new_thread", "start_joinable_thread", "_start_new_thread", "_start_joinable_thread"):
+            if hasattr(module, name):
+                setattr(module, name, start_new_thread)
+    threading.Event = queue.Queue = Green
+"""
+
+
+@pytest.mark.parametrize("when", ["patched before", "imported before", "all after"])
+def test_others_threads(run, tmp_path, when):
+    (tmp_path / "gevent").mkdir()
+    (tmp_path / "gevent" / "__init__.py").write_text("")
+    (tmp_path / "gevent" / "monkey.py").write_text(GREEN)
+    text = """
+        import sys
+        when = sys.argv[1]
+        import queue, threading, multiprocessing
+        before = threading.Condition, threading.Barrier, queue.LifoQueue
+        def patch():
+            from gevent import monkey
+            monkey.patch_all()
+        if when == "patched before": patch()
+        if when == "imported before": import gevent.monkey
+        import phalanx; phalanx.install()
+        ours = threading.Condition is not before[0]
+        patch()
+        assert (threading.Condition, threading.Barrier, queue.LifoQueue) == before
+        assert threading.Event.__name__ == queue.Queue.__name__ == "Green"
+        # What is for processes stays ours.
+        context = multiprocessing.get_context("fork")
+        items, lock, barrier = context.SimpleQueue(), context.Lock(), context.Barrier(1)
+        items.put(1)
+        with lock: print(items.get(), type(items).__module__, type(lock).__module__, barrier.wait(), ours)
+        import logging, multiprocessing.managers, multiprocessing.pool
+        phalanx.uninstall()
+        assert (threading.Condition, threading.Barrier, queue.LifoQueue) == before
+        assert threading.Event.__name__ == queue.Queue.__name__ == "Green"
+    """
+    out = run(text, when)
+    assert out == f"1 phalanx.queues phalanx.synchronize 0 {when == 'all after'}\n"
+
+
 # ---- forks by hand, and others' children ----
 
 

@@ -106,6 +106,18 @@ def test_an_executors_call_is_told_alike(method):
             executor.submit(crash).result()
 
 
+def test_calls_of_lazy_maps_are_told_as_well():
+    with pool.Pool(2) as made:
+        for lazy in (made.imap, made.imap_unordered):
+            with pytest.raises(WorkerDiedError, match=r"while it ran crash\(Order\(number=3, parts=\[\]\)\) for"):
+                list(lazy(crash, [Order(3, [])]))
+            with pytest.raises(TaskTimeoutError, match=r"sleep\(4\) was stopped after .* 2 attempts"):
+                list(lazy(sleep, [4], timeout=0.2, retries=1))
+    with futures.ProcessPoolExecutor(1, survive=True) as executor:
+        with pytest.raises(futures.BrokenWorkerError, match=r"while it ran crash\('a', 1\) for"):
+            list(executor.map(crash, ["a"], [1]))
+
+
 def test_nothing_is_unpickled_for_the_description():
     with pool.Pool(1) as made:
         error = death(made, print, [KillsWhoMakesIt()])

@@ -43,6 +43,27 @@ pub(crate) struct Crew {
     crew: Arc<phalanx_pool::Crew>,
 }
 
+/// A call, as [`Lot::call`] tells of it.
+type Described<'py> = (char, Option<usize>, bool, Bound<'py, PyAny>);
+
+/// Describes a call by the bytes of its arguments, or the one of several that lie together.
+pub(crate) fn described<'py>(
+    py: Python<'py>,
+    args: &[u8],
+    inside: usize,
+) -> PyResult<Option<Described<'py>>> {
+    let (how, inside, bytes) = match args {
+        [CALL_BATCH, how, bytes @ ..] => (how, Some(inside), bytes),
+        [how, bytes @ ..] => (how, None, bytes),
+        [] => return Ok(None),
+    };
+    let how = char::from(*how);
+    Ok(Some(match payload::look(py, bytes)? {
+        Looked::Value(value) => (how, inside, false, value),
+        Looked::Pickle(pickle) => (how, inside, true, pickle.into_any()),
+    }))
+}
+
 /// How tasks are to be run: seconds (0 for as long as it takes), tries, together, streamed.
 #[derive(FromPyObject)]
 struct Options(f64, u32, u32, bool);
@@ -329,9 +350,6 @@ pub(crate) fn value_of<'py>(
     }
 }
 
-/// How a call's arguments are taken, its number in its batch, whether it is a pickle, the value or that.
-type Call<'py> = (char, Option<usize>, bool, Bound<'py, PyAny>);
-
 /// Most lots that one map is submitted as.
 const MOST_PARTS: usize = 8;
 /// Fewer batches than this are no lot of their own.
@@ -560,18 +578,9 @@ impl Lot {
         py: Python<'py>,
         index: usize,
         inside: usize,
-    ) -> PyResult<Option<Call<'py>>> {
+    ) -> PyResult<Option<Described<'py>>> {
         let (part, index) = self.at(index)?;
-        let (how, inside, bytes) = match part.args(index) {
-            [CALL_BATCH, how, bytes @ ..] => (how, Some(inside), bytes),
-            [how, bytes @ ..] => (how, None, bytes),
-            [] => return Ok(None),
-        };
-        let how = char::from(*how);
-        Ok(Some(match payload::look(py, bytes)? {
-            Looked::Value(value) => (how, inside, false, value),
-            Looked::Pickle(pickle) => (how, inside, true, pickle.into_any()),
-        }))
+        described(py, part.args(index), inside)
     }
 
     /// Cancels a task; with `running` also one that runs.

@@ -122,7 +122,8 @@ impl Stream {
         self.crew.announce();
     }
 
-    /// Returns results as pairs (end, value or bytes); none when the time is up, `None` when no more will come.
+    /// Returns results as pairs (end, value or bytes); none when the time is up, `None` when no more will come. Of a task whose
+    /// worker died: bytes, call and number of tries.
     fn take<'py>(
         &self,
         py: Python<'py>,
@@ -149,12 +150,13 @@ impl Stream {
         let list = PyList::empty(py);
         for (lot, index) in found {
             let end = lot.end_of(index).unwrap_or(End::Terminated);
-            let value = if end == End::Value {
-                pool::value_of(py, &lot, index)
-            } else {
-                Ok(lot
-                    .with_result(index, |bytes| PyBytes::new(py, bytes))
-                    .into_any())
+            let bytes = || lot.with_result(index, |bytes| PyBytes::new(py, bytes));
+            let value = match end {
+                End::Value => pool::value_of(py, &lot, index),
+                End::Died | End::TimedOut => pool::described(py, lot.args(index), 0)
+                    .and_then(|call| (bytes(), call, lot.tries(index)).into_pyobject(py))
+                    .map(Bound::into_any),
+                _ => Ok(bytes().into_any()),
             };
             match value {
                 Ok(value) => list.append((end as u32, value))?,
