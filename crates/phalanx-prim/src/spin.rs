@@ -166,7 +166,10 @@ impl History {
     }
 }
 
-/// The spinning half of a wait.
+/// The spinning half of a wait: a few microseconds at most, and rarely where it does not pay.
+///
+/// Where even that is too much (a machine with more to do than it has cores, or a battery), it can be turned off: by
+/// `PHALANX_SPIN=0` in the environment for a whole tree, by [`allow`](Self::allow) for one process.
 #[derive(Debug)]
 pub struct Spin;
 
