@@ -4,12 +4,44 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use phalanx::{
-    Lock, Patience, Pool, Process, Queue, RawQueue, SharedScope, StartMethod, TaskHandle,
+    Lock, Patience, Pool, Process, Queue, RawQueue, SharedScope, Spin, StartMethod, TaskHandle,
 };
 
 use crate::lock::Locked;
 use crate::ring::read_all;
 use crate::{Contestant, Result, repeat};
+
+/// Whether both sides of a row may spin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// As it comes: spins while that pays.
+    Usually,
+    /// Sleeps at once.
+    AtOnce,
+}
+
+impl Waits {
+    /// Holds for the calling process until what is returned is dropped.
+    fn here(self) -> impl Sized {
+        struct Back;
+        impl Drop for Back {
+            fn drop(&mut self) {
+                Spin::allow(crate::cores() > 1);
+            }
+        }
+        (self == Self::AtOnce).then(|| {
+            Spin::allow(false);
+            Back
+        })
+    }
+
+    /// Holds for a helper process for good.
+    fn for_good(at_once: bool) {
+        if at_once {
+            Spin::allow(false);
+        }
+    }
+}
 
 /// A process that ends with its handle.
 struct Ended(Process<()>);
@@ -21,7 +53,8 @@ impl Drop for Ended {
     }
 }
 
-fn echo(there: Queue<u64>, back: Queue<u64>) {
+fn echo(there: Queue<u64>, back: Queue<u64>, at_once: bool) {
+    Waits::for_good(at_once);
     while let Ok(value) = there.get() {
         if back.put(value + 1).is_err() {
             return;
@@ -33,10 +66,14 @@ fn echo(there: Queue<u64>, back: Queue<u64>) {
 ///
 /// # Errors
 /// When the process cannot be started.
-pub fn ping_pong() -> Result<impl Contestant> {
+pub fn ping_pong(waits: Waits) -> Result<impl Contestant> {
     let (there, back) = (Queue::<u64>::new()?, Queue::<u64>::new()?);
-    let process = Ended(Process::spawn(echo, (there.clone(), back.clone()))?);
+    let process = Ended(Process::spawn(
+        echo,
+        (there.clone(), back.clone(), waits == Waits::AtOnce),
+    )?);
     Ok(move |count| {
+        let _waits = waits.here();
         let _ = &process;
         repeat(count, || {
             there.put(1)?;
@@ -49,7 +86,8 @@ pub fn ping_pong() -> Result<impl Contestant> {
 }
 
 /// Receives messages in place, reads every line, and says when so many have come.
-fn receive(queue: Queue<u64>, done: Queue<u64>, announced: Queue<u64>) {
+fn receive(queue: Queue<u64>, done: Queue<u64>, announced: Queue<u64>, at_once: bool) {
+    Waits::for_good(at_once);
     let mut buffer = Vec::new();
     while let Ok(count) = announced.get() {
         for _ in 0..count {
@@ -73,7 +111,7 @@ fn receive(queue: Queue<u64>, done: Queue<u64>, announced: Queue<u64>) {
 ///
 /// # Errors
 /// When the process cannot be started.
-pub fn one_way_bytes(size: usize) -> Result<impl Contestant> {
+pub fn one_way_bytes(size: usize, waits: Waits) -> Result<impl Contestant> {
     // As much ahead as the limits' rings hold, two messages at least.
     let ahead = ((1 << 20) / size as u64).clamp(2, 1024);
     let (queue, done, announced) = (
@@ -83,10 +121,16 @@ pub fn one_way_bytes(size: usize) -> Result<impl Contestant> {
     );
     let process = Ended(Process::spawn(
         receive,
-        (queue.clone(), done.clone(), announced.clone()),
+        (
+            queue.clone(),
+            done.clone(),
+            announced.clone(),
+            waits == Waits::AtOnce,
+        ),
     )?);
     let payload = vec![7_u8; size];
     Ok(move |count| -> Result<Duration> {
+        let _waits = waits.here();
         let _ = &process;
         let raw: &RawQueue = queue.raw();
         announced.put(count)?;
@@ -153,10 +197,14 @@ fn task(value: u64) -> u64 {
 ///
 /// # Errors
 /// When the pool cannot be made.
-pub fn pool(workers: usize, window: usize) -> Result<impl Contestant> {
-    let pool = Pool::new(workers)?;
+pub fn pool(workers: usize, window: usize, waits: Waits) -> Result<impl Contestant> {
+    let pool = Pool::builder()
+        .workers(workers)
+        .initializer(Waits::for_good, waits == Waits::AtOnce)
+        .build()?;
     let mut open: VecDeque<TaskHandle<u64>> = VecDeque::new();
     Ok(move |count| -> Result<Duration> {
+        let _waits = waits.here();
         let began = Instant::now();
         let mut sum = 0;
         for value in 0..count {

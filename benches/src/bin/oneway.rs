@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use phalanx_benches::helper::Ordered;
+use phalanx_benches::ours::Waits;
 use phalanx_benches::ring::{Ring, read_all};
 use phalanx_benches::sys::{self, Map};
 use phalanx_benches::{
@@ -72,8 +73,11 @@ fn contestants(size: usize) -> Vec<Entry> {
         Entry::new(
             Role::Phalanx,
             "RawQueue, bounded, bytes read in place",
-            move || ours::one_way_bytes(size),
+            move || ours::one_way_bytes(size, Waits::Usually),
         ),
+        Entry::new(Role::Phalanx, "RawQueue, the same, spin off", move || {
+            ours::one_way_bytes(size, Waits::AtOnce)
+        }),
         Entry::new(Role::Phalanx, "Queue<Vec<u8>>, bounded", move || {
             ours::one_way_typed(size)
         }),

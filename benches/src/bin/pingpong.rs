@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use phalanx_benches::ours::Waits;
 use phalanx_benches::ring::Ring;
 use phalanx_benches::sys::{self, Forked, Map};
 use phalanx_benches::{
@@ -81,7 +82,12 @@ fn contestants() -> Vec<Entry> {
             "crossbeam-channel, two bounded(64)",
             crossbeam,
         ),
-        Entry::new(Role::Phalanx, "two Queue<u64>", ours::ping_pong),
+        Entry::new(Role::Phalanx, "two Queue<u64>", || {
+            ours::ping_pong(Waits::Usually)
+        }),
+        Entry::new(Role::Phalanx, "two Queue<u64>, spin off", || {
+            ours::ping_pong(Waits::AtOnce)
+        }),
     ]);
     entries
 }

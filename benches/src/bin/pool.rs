@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use phalanx_benches::ours::Waits;
 use phalanx_benches::peers::{CROSSMIST, ipc::Echo};
 use phalanx_benches::ring::Ring;
 use phalanx_benches::sys::Forked;
@@ -66,7 +67,10 @@ fn contestants(workers: usize, window: usize) -> Vec<Entry> {
             move || Hands::new(workers, window, Thread::start),
         ),
         Entry::new(Role::Phalanx, "Pool, get in order", move || {
-            ours::pool(workers, window)
+            ours::pool(workers, window, Waits::Usually)
+        }),
+        Entry::new(Role::Phalanx, "Pool, get in order, spin off", move || {
+            ours::pool(workers, window, Waits::AtOnce)
         }),
     ]
 }

@@ -35,7 +35,9 @@
 //! and read in place after it was released.
 #![expect(unsafe_code, reason = "records are bytes at positions of a ring")]
 
-use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Padded, fence, points};
+use std::time::Duration;
+
+use phalanx_prim::{AtomicU32, AtomicU64, Deadline, Ordering, Padded, fence, points};
 use phalanx_shm::{
     Acquired, AllocError, Arena, BlockRef, ExitRecord, Held, Kind, KindOps, PLACED_MOST, Patience,
     Placed, RawLock, Shared, TRANSIT, WaitError, current_slot, register_kind, sweeping,
@@ -106,6 +108,22 @@ impl Side {
 
 const TAKERS: usize = 32;
 
+/// Where those wait who want to put. Woken with the first free place, a producer would fill it and sleep again, once per item
+/// where both share a core. So it waits first until half of the queue is free, but no longer than [`LATE`].
+#[derive(Debug)]
+#[repr(C)]
+struct Room {
+    /// There is room.
+    some: Gate<Shared>,
+    /// Half of the queue is free.
+    half: Gate<Shared>,
+}
+
+/// How much later than it could a put returns at most, where it had to wait.
+const LATE: Duration = Duration::from_millis(1);
+/// Queues bounded at fewer items tell of each free place at once.
+const HALVED_FROM: u64 = 16;
+
 /// A queue in the arena.
 #[derive(Debug)]
 #[repr(C)]
@@ -113,7 +131,7 @@ pub(crate) struct State {
     tail: Padded<Side>,
     head: Padded<Side>,
     not_empty: Padded<Gate<Shared>>,
-    not_full: Padded<Gate<Shared>>,
+    not_full: Padded<Room>,
     /// Most items, 0 for any number.
     capacity: AtomicU64,
     /// Most payload bytes, 0 for any number.
@@ -382,10 +400,10 @@ fn recover(arena: &Arena, block: BlockRef, dead: u16, wake_all: bool) {
         state.not_empty.notify_all();
     }
     if queue.has_room(1) {
-        state.not_full.notify_all();
+        state.not_full.some.notify_all();
     }
     if wake_all {
-        for gate in [&state.not_empty.0, &state.not_full.0, &state.all_done] {
+        for gate in [&state.not_empty.0, &state.not_full.some, &state.all_done] {
             gate.rouse();
         }
         state.tail.lock.wake_all();
@@ -622,7 +640,7 @@ impl Core<'_> {
             }
             side.note_segment.store(0, Ordering::Release);
         }
-        self.state.not_full.notify_all();
+        self.state.not_full.some.notify_all();
         self.state.not_empty.notify_all();
     }
 
@@ -742,7 +760,43 @@ impl Core<'_> {
         } else {
             u32::MAX
         };
-        self.state.not_full.notify_after_unlock(count);
+        let room = &self.state.not_full;
+        room.some.notify_after_unlock(count);
+        if room.half.may_have_sleepers() && self.is_half_empty() {
+            room.half.notify_all();
+        }
+    }
+
+    /// Returns `true` if those who wait for half of the queue to be free are to be woken.
+    fn is_half_empty(&self) -> bool {
+        self.len() <= self.state.capacity.load(Ordering::Relaxed) / 2
+    }
+
+    /// Blocks until there is room, or somebody closes the queue.
+    fn wait_for_room(&self, payload: u64, patience: Patience) -> Result<(), WaitError> {
+        let room = &self.state.not_full;
+        if self.state.capacity.load(Ordering::Relaxed) >= HALVED_FROM
+            && self.state.byte_capacity.load(Ordering::Relaxed) == 0
+        {
+            let late = Deadline::after(LATE);
+            let first = Patience {
+                deadline: Some(
+                    patience
+                        .deadline
+                        .map_or(late, |deadline| deadline.min(late)),
+                ),
+                ..patience
+            };
+            // Not by spinning, which would look at the counts that the consumers write.
+            let half = || (self.is_half_empty() || self.closed().is_some()).then_some(());
+            match room.half.sleep_until(first, half) {
+                // There may be room all the same.
+                Err(WaitError::TimedOut) => {}
+                done => return done,
+            }
+        }
+        let ready = || (self.has_room(payload) || self.closed().is_some()).then_some(());
+        room.some.wait_until(patience, ready)
     }
 
     fn has_room(&self, payload: u64) -> bool {
@@ -792,10 +846,11 @@ impl Core<'_> {
                 .compare_exchange(0, how, Ordering::AcqRel, Ordering::Relaxed);
         }
         let state = self.state;
-        let _owed = [&state.not_empty.0, &state.not_full.0, &state.all_done]
+        let _owed = [&state.not_empty.0, &state.not_full.some, &state.all_done]
             .map(|gate| phalanx_shm::Interest::of(gate.word()));
         self.state.not_empty.notify_all();
-        self.state.not_full.notify_all();
+        self.state.not_full.some.notify_all();
+        self.state.not_full.half.notify_all();
         self.state.all_done.notify_all();
     }
 
@@ -1125,7 +1180,10 @@ impl RawQueue {
             tail: Padded(Side::new(segment)),
             head: Padded(Side::new(segment)),
             not_empty: Padded(Gate::new()),
-            not_full: Padded(Gate::new()),
+            not_full: Padded(Room {
+                some: Gate::new(),
+                half: Gate::new(),
+            }),
             capacity: AtomicU64::new(bounds.items.unwrap_or(0)),
             byte_capacity: AtomicU64::new(bounds.bytes.unwrap_or(0)),
             closed: AtomicU32::new(0),
@@ -1282,11 +1340,7 @@ impl RawQueue {
                 return put.map_err(out_of_memory);
             }
             core.state.tail.lock.unlock();
-            core.state
-                .not_full
-                .wait_until(patience, || {
-                    (core.has_room(payload) || core.closed().is_some()).then_some(())
-                })
+            core.wait_for_room(payload, patience)
                 .map_err(|error| Box::new(RawPutError::Wait(error)))?;
         }
     }
@@ -1492,7 +1546,7 @@ impl RawQueue {
     /// Returns the gate at which those wait who want to put.
     #[must_use]
     pub fn writable(&self) -> &'static Gate<Shared> {
-        &self.held.view::<State>().not_full
+        &self.held.view::<State>().not_full.some
     }
 
     /// Returns `true` if a put of an item of one byte would not wait: there is room, or the queue is closed.

@@ -21,8 +21,8 @@ use phalanx_sync::{Gate, Object};
 use crate::error::{BuildError, SubmitError, WorkerDeath};
 use crate::folds::Folds;
 use crate::record::{
-    self, ABANDONED, Board, CANCEL, Choices, DONE, NOTIFY, ORPHAN, Outcome, QUEUED, RUNNING,
-    STARTING, TaskView,
+    self, ABANDONED, Board, CANCEL, Choices, DONE, NOTIFY, ORPHAN, Outcome, QUEUED, RENEWED_MOST,
+    RUNNING, STARTING, TaskView,
 };
 use crate::worker::{self, Orders, Served};
 
@@ -120,6 +120,9 @@ pub(crate) struct Engine {
     over: Gate<phalanx_shm::Local>,
     functions: Mutex<Functions>,
     deaths: Mutex<HashMap<u64, Arc<WorkerDeath>>>,
+    /// Records of tasks that are done, for the next tasks: neither is a block freed and taken, nor do the lines that say so
+    /// travel.
+    renewable: Mutex<Vec<TaskView>>,
     submitted: AtomicU64,
     supervisor: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -131,6 +134,9 @@ fn current_pid() -> u32 {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Records of 256 bytes that a pool keeps at most.
+const RENEWABLE_MOST: usize = 128;
 
 /// How long workers must have died before their first task, at least, before a pool gives up.
 const BARREN_FOR: Duration = Duration::from_secs(10);
@@ -168,6 +174,7 @@ impl Engine {
             over: Gate::new(),
             functions: Mutex::default(),
             deaths: Mutex::default(),
+            renewable: Mutex::default(),
             submitted: AtomicU64::new(0),
             supervisor: Mutex::default(),
         });
@@ -308,7 +315,13 @@ impl Engine {
         handles: &[Held],
     ) -> Result<TaskView, SubmitError> {
         self.check_open()?;
-        let task = TaskView::new(self.arena, choices, args, handles)?;
+        let task = match self.renewable(args, handles) {
+            Some(task) => {
+                task.renew(choices, args);
+                task
+            }
+            None => TaskView::new(self.arena, choices, args, handles)?,
+        };
         match self
             .tasks
             .put(&[&task.bits().to_le_bytes()], Patience::FOREVER)
@@ -328,6 +341,13 @@ impl Engine {
         }
     }
 
+    fn renewable(&self, args: &[u8], handles: &[Held]) -> Option<TaskView> {
+        if args.len() > RENEWED_MOST || !handles.is_empty() {
+            return None;
+        }
+        lock(&self.renewable).pop()
+    }
+
     /// Makes a queue that is told of tasks that are done.
     pub(crate) fn new_port(&self) -> Result<RawQueue, SubmitError> {
         Ok(RawQueue::new(
@@ -343,12 +363,19 @@ impl Engine {
         if self.owner != current_pid() {
             return;
         }
-        if TaskView::is_done_in(task.flag(ABANDONED)) {
+        if task.state() == DONE || TaskView::is_done_in(task.flag(ABANDONED)) {
             self.free(task);
         }
     }
 
     pub(crate) fn free(&self, task: TaskView) {
+        if task.is_renewable() {
+            let mut renewable = lock(&self.renewable);
+            if renewable.len() < RENEWABLE_MOST {
+                renewable.push(task);
+                return;
+            }
+        }
         if task.outcome() == Outcome::Died {
             lock(&self.deaths).remove(&task.bits());
         }
@@ -926,7 +953,8 @@ impl Drop for Engine {
         if !self.is_mine() {
             return;
         }
-        // Workers are gone: nobody reads the names any more.
+        // Workers are gone: nobody reads records and names any more.
+        lock(&self.renewable).drain(..).for_each(TaskView::free);
         for (bits, _) in lock(&self.functions).values() {
             if let Some(block) = BlockRef::from_bits(*bits) {
                 phalanx_channel::Message::discard(self.arena, block);

@@ -116,6 +116,9 @@ const INLINE_MOST: usize = 2048 - size_of::<TaskState>();
 /// Room that is made for a result behind arguments that lie behind the record.
 const RESULT_LEAST: usize = 32;
 
+/// The most bytes of arguments of a task that takes over another's record.
+pub(crate) const RENEWED_MOST: usize = ROOM - RESULT_LEAST;
+
 /// What a submitter chooses for a task.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Choices {
@@ -200,6 +203,45 @@ impl TaskView {
             None => task.write_inline(0, args),
         }
         Ok(task)
+    }
+
+    /// Returns `true` if nobody has a use for this record any more, so that it may become another task's under the same
+    /// reference: it ran once, its end was told to nobody but who waited, and no kill was ever meant for it.
+    pub(crate) fn is_renewable(self) -> bool {
+        let state = self.state;
+        let flags = state.word.load(Ordering::Acquire) & !(u32::MAX << SEAT_SHIFT);
+        let is_plain = [&state.port, &state.timeout_ns, &state.args, &state.result]
+            .into_iter()
+            .all(|word| word.load(Ordering::Relaxed) == 0);
+        flags & !WAITED == DONE
+            && is_plain
+            && state.room.load(Ordering::Relaxed) == ROOM as u64
+            && state.attempts.load(Ordering::Relaxed) == 1
+            && self.outcome() == Outcome::Value
+    }
+
+    /// Makes this record, which [`is_renewable`](Self::is_renewable), that of a new task with at most [`RENEWED_MOST`] bytes of
+    /// arguments.
+    ///
+    /// A reference to it that somebody still has is one to the new task: it finds it claimed, or claims it.
+    pub(crate) fn renew(self, choices: Choices, args: &[u8]) {
+        let state = self.state;
+        state.retries.store(choices.retries, Ordering::Relaxed);
+        for (word, value) in [
+            (&state.function, choices.function),
+            (&state.timeout_ns, choices.timeout_ns),
+            (&state.port, choices.port),
+            (&state.args_len, args.len() as u64),
+            (&state.tag, choices.tag),
+            (&state.result_len, 0),
+        ] {
+            word.store(value, Ordering::Relaxed);
+        }
+        state.outcome.store(0, Ordering::Relaxed);
+        state.attempts.store(0, Ordering::Relaxed);
+        self.write_inline(0, args);
+        // Release: who finds it queued finds it whole.
+        state.word.store(QUEUED, Ordering::Release);
     }
 
     /// Finds a task by its reference; `None` if it is gone.
@@ -341,6 +383,15 @@ impl TaskView {
             }
         }
         None
+    }
+
+    /// Finds a task by its reference and claims it for the thread on this seat; `None` if it is gone or was claimed.
+    #[inline]
+    pub(crate) fn find_and_claim(arena: &'static Arena, bits: u64, seat: u32) -> Option<Self> {
+        let task = Self::find(arena, bits)?;
+        // The run needs this line next; asked for before the claim, which nothing overtakes, the two come together.
+        std::hint::black_box(task.attempts());
+        task.claim(seat).then_some(task)
     }
 
     /// queued → running, for the thread on this seat.

@@ -209,7 +209,7 @@ impl Line<'_> {
                 // Release is enough: the claim is a read-modify-write behind it, and so is the queue's unlocking.
                 seat.current.store(bits, Ordering::Release);
                 points::point("pool.seated");
-                claimed = TaskView::find(arena, bits).filter(|task| task.claim(number));
+                claimed = TaskView::find_and_claim(arena, bits, number);
                 points::point("pool.claimed");
             });
             if !taken {

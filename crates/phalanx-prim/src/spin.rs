@@ -20,7 +20,7 @@
 
 use std::cell::Cell;
 
-use crate::global::{AtomicUsize, Ordering};
+use crate::global::{AtomicU32, Ordering};
 use crate::{clock, hint};
 
 /// The longest spin without credit and but for a probe, in nanoseconds: about what sleeping and waking costs.
@@ -38,111 +38,138 @@ const EPISODE_NS: u64 = 60_000_000;
 const EPISODE_EVERY_NS: u64 = 1_000_000_000;
 const EPISODE_RAREST_NS: u64 = 16_000_000_000;
 
-#[derive(Clone, Copy)]
+/// Cells, so that a success writes only what it changes: it is on the way of every answer.
 struct History {
     /// Waits to skip before the next spin.
-    skip: u32,
+    skip: Cell<u32>,
     /// How many to skip after the next failure.
-    step: u32,
+    step: Cell<u32>,
     /// Waits until the next probe, and how many until the one after it.
-    probe_in: u32,
-    probe_step: u32,
+    probe_in: Cell<u32>,
+    probe_step: Cell<u32>,
     /// How long sleeps have lasted lately.
-    sleep_ns: u64,
+    sleep_ns: Cell<u64>,
     /// What a spin may take beyond the limit.
-    credit_ns: u64,
+    credit_ns: Cell<u64>,
+    in_episode: Cell<bool>,
     /// When the episode ends, when the next may begin, and how long after that the one after it.
-    in_episode: bool,
-    episode_until: u64,
-    episode_from: u64,
-    episode_every: u64,
+    episode_until: Cell<u64>,
+    episode_from: Cell<u64>,
+    episode_every: Cell<u64>,
 }
 
 thread_local! {
-    static HISTORY: Cell<History> = const {
-        Cell::new(History {
-            skip: 0,
-            step: 1,
-            probe_in: PROBE_FIRST,
-            probe_step: PROBE_FIRST,
-            sleep_ns: 0,
-            credit_ns: 0,
-            in_episode: false,
-            episode_until: 0,
-            episode_from: 0,
-            episode_every: EPISODE_EVERY_NS,
-        })
-    };
+    static HISTORY: History = const { History::new() };
 }
 
 /// Notes how long a sleep of this thread took.
 #[cfg(not(any(phalanx_loom, phalanx_shuttle)))]
 pub(crate) fn slept(ns: u64) {
-    let mut history = HISTORY.get();
-    // A quarter of the news: one long sleep ends the probes for a few waits, not for good.
-    history.sleep_ns = history.sleep_ns - history.sleep_ns / 4 + ns.min(16 * PROBE_MOST_NS) / 4;
-    HISTORY.set(history);
+    HISTORY.with(|history| {
+        let sleep_ns = history.sleep_ns.get();
+        // A quarter of the news: one long sleep ends the probes for a few waits, not for good.
+        let news = ns.min(16 * PROBE_MOST_NS) / 4;
+        history.sleep_ns.set(sleep_ns - sleep_ns / 4 + news);
+    });
 }
 
 impl History {
-    fn succeeded(&mut self, spent: u64) {
-        self.skip = 0;
-        self.step = (self.step / 2).max(1);
-        self.probe_step = PROBE_FIRST;
-        self.credit_ns = (self.credit_ns.saturating_sub(spent) + LIMIT_NS).min(CREDIT_MOST_NS);
-        if self.credit_ns == CREDIT_MOST_NS {
-            // It pays: when it ceases to, an episode may begin at once.
-            self.episode_from = 0;
-            self.episode_every = EPISODE_EVERY_NS;
+    const fn new() -> Self {
+        Self {
+            skip: Cell::new(0),
+            step: Cell::new(1),
+            probe_in: Cell::new(PROBE_FIRST),
+            probe_step: Cell::new(PROBE_FIRST),
+            sleep_ns: Cell::new(0),
+            credit_ns: Cell::new(0),
+            in_episode: Cell::new(false),
+            episode_until: Cell::new(0),
+            episode_from: Cell::new(0),
+            episode_every: Cell::new(EPISODE_EVERY_NS),
         }
     }
 
-    fn failed(&mut self, now: u64) {
-        self.credit_ns = 0;
-        if now < self.episode_until {
+    #[inline]
+    fn succeeded(&self, spent: u64) {
+        let thriving = self.credit_ns.get() == CREDIT_MOST_NS
+            && spent <= LIMIT_NS
+            && self.skip.get() == 0
+            && self.step.get() == 1;
+        if !thriving {
+            self.recovers(spent);
+        }
+    }
+
+    fn recovers(&self, spent: u64) {
+        self.skip.set(0);
+        self.step.set((self.step.get() / 2).max(1));
+        self.probe_step.set(PROBE_FIRST);
+        let left = self.credit_ns.get().saturating_sub(spent);
+        self.credit_ns.set((left + LIMIT_NS).min(CREDIT_MOST_NS));
+        if self.credit_ns.get() == CREDIT_MOST_NS {
+            // It pays: when it ceases to, an episode may begin at once.
+            self.episode_from.set(0);
+            self.episode_every.set(EPISODE_EVERY_NS);
+        }
+    }
+
+    fn failed(&self, now: u64) {
+        self.credit_ns.set(0);
+        if now < self.episode_until.get() {
             return;
         }
-        self.in_episode = false;
-        if now >= self.episode_from && self.sleep_ns < PROBE_MOST_NS {
-            self.in_episode = true;
-            self.episode_until = now + EPISODE_NS;
-            self.episode_from = now + self.episode_every;
-            self.episode_every = (self.episode_every * 2).min(EPISODE_RAREST_NS);
+        self.in_episode.set(false);
+        if now >= self.episode_from.get() && self.sleep_ns.get() < PROBE_MOST_NS {
+            let every = self.episode_every.get();
+            self.in_episode.set(true);
+            self.episode_until.set(now + EPISODE_NS);
+            self.episode_from.set(now + every);
+            self.episode_every.set((every * 2).min(EPISODE_RAREST_NS));
             return;
         }
-        if self.skip == 0 {
-            self.skip = self.step;
-            self.step = (self.step * 2).min(MOST_SKIPPED);
+        if self.skip.get() == 0 {
+            let step = self.step.get();
+            self.skip.set(step);
+            self.step.set((step * 2).min(MOST_SKIPPED));
         }
     }
 
     /// Returns how long to spin in this wait, `None` for not at all.
-    fn limit(&mut self) -> Option<u64> {
-        if self.skip == 0 {
-            let usual = LIMIT_NS + self.credit_ns;
-            return Some(if self.in_episode {
+    #[inline]
+    fn limit(&self) -> Option<u64> {
+        if self.skip.get() == 0 {
+            let usual = LIMIT_NS + self.credit_ns.get();
+            return Some(if self.in_episode.get() {
                 usual.max(self.probe_ns())
             } else {
                 usual
             });
         }
-        self.skip -= 1;
-        self.probe_in = self.probe_in.saturating_sub(1);
-        if self.probe_in > 0 || self.sleep_ns > PROBE_MOST_NS {
+        self.skips()
+    }
+
+    fn skips(&self) -> Option<u64> {
+        self.skip.set(self.skip.get() - 1);
+        self.probe_in.set(self.probe_in.get().saturating_sub(1));
+        if self.probe_in.get() > 0 || self.sleep_ns.get() > PROBE_MOST_NS {
             return None;
         }
-        self.probe_in = self.probe_step;
-        self.probe_step = (self.probe_step * 2).min(PROBE_RAREST);
+        let step = self.probe_step.get();
+        self.probe_in.set(step);
+        self.probe_step.set((step * 2).min(PROBE_RAREST));
         Some(self.probe_ns())
     }
 
     /// As long as the other's wake-up and answer take.
     fn probe_ns(&self) -> u64 {
-        (self.sleep_ns.min(PROBE_MOST_NS) * 3 / 2).max(LIMIT_NS)
+        (self.sleep_ns.get().min(PROBE_MOST_NS) * 3 / 2).max(LIMIT_NS)
     }
 }
 
-/// The spinning half of a wait.
+/// The spinning half of a wait: a few microseconds at most, and rarely where it does not pay.
+///
+/// Where even that is too much (a machine with more to do than it has cores, or a battery), it can be turned off: by
+/// `PHALANX_SPIN=0` in the environment for a whole tree, by [`allow`](Self::allow) for one process.
 #[derive(Debug)]
 pub struct Spin;
 
@@ -152,20 +179,15 @@ impl Spin {
     /// Returns what `ready` answered, `None` when it is time to sleep.
     #[inline]
     pub fn until<T>(mut ready: impl FnMut() -> Option<T>) -> Option<T> {
-        if cfg!(any(phalanx_loom, phalanx_shuttle)) || cpus() == 1 {
+        if !Self::is_allowed() {
             return None;
         }
-        let mut history = HISTORY.get();
-        let Some(limit) = history.limit() else {
-            HISTORY.set(history);
-            return None;
-        };
+        let limit = HISTORY.with(History::limit)?;
         let (mut began, mut spent) = (0, 0);
         loop {
             for _ in 0..BURST {
                 if let Some(answer) = ready() {
-                    history.succeeded(spent);
-                    HISTORY.set(history);
+                    HISTORY.with(|history| history.succeeded(spent));
                     return Some(answer);
                 }
                 hint::spin_loop();
@@ -176,8 +198,7 @@ impl Spin {
             }
             spent = now - began;
             if spent >= limit {
-                history.failed(now);
-                HISTORY.set(history);
+                HISTORY.with(|history| history.failed(now));
                 return None;
             }
         }
@@ -189,7 +210,7 @@ impl Spin {
     /// gives up after about as long as a short critical section lasts.
     #[inline]
     pub fn backoff<T>(mut ready: impl FnMut() -> Option<T>) -> Option<T> {
-        if cfg!(any(phalanx_loom, phalanx_shuttle)) || cpus() == 1 {
+        if !Self::is_allowed() {
             return None;
         }
         for round in 0..BACKOFF_ROUNDS {
@@ -204,16 +225,38 @@ impl Spin {
     }
 }
 
-fn cpus() -> usize {
-    // Not a lock: a fork in the middle of the first look would leave it taken in the child.
-    static CPUS: AtomicUsize = AtomicUsize::new(0);
-    match CPUS.load(Ordering::Relaxed) {
-        0 => {
-            let cpus = phalanx_sys::ids::cpus();
-            CPUS.store(cpus, Ordering::Relaxed);
-            cpus
+const UNKNOWN: u32 = 0;
+const ON: u32 = 1;
+const OFF: u32 = 2;
+
+/// Whether this process spins. Not a lock: a fork in the middle of the first look would leave it taken in the child. Not
+/// modelled: models never spin.
+static SPINS: AtomicU32 = AtomicU32::new(UNKNOWN);
+
+impl Spin {
+    /// Says whether this process may spin before it sleeps. Without a call it may unless it has one CPU only or
+    /// `PHALANX_SPIN` is `0`. Processes made by fork have their parent's choice.
+    pub fn allow(spin: bool) {
+        SPINS.store(if spin { ON } else { OFF }, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn is_allowed() -> bool {
+        if cfg!(any(phalanx_loom, phalanx_shuttle)) {
+            return false;
         }
-        cpus => cpus,
+        match SPINS.load(Ordering::Relaxed) {
+            UNKNOWN => Self::decide(),
+            choice => choice == ON,
+        }
+    }
+
+    #[cold]
+    fn decide() -> bool {
+        let spin = phalanx_sys::ids::cpus() > 1
+            && std::env::var_os("PHALANX_SPIN").is_none_or(|choice| choice != "0");
+        Self::allow(spin);
+        spin
     }
 }
 
@@ -229,16 +272,16 @@ mod tests {
             (looks == 3).then_some(looks)
         });
         // On one CPU nobody spins.
-        assert_eq!(answer, (cpus() > 1).then_some(3));
+        assert_eq!(answer, Spin::decide().then_some(3));
         assert_eq!(Spin::until(|| None::<()>), None);
         assert_eq!(Spin::backoff(|| None::<()>), None);
     }
 
     #[test]
     fn who_spins_in_vain_spins_less_often() {
-        let mut history = HISTORY.get();
-        history.sleep_ns = PROBE_MOST_NS + 1;
-        history.episode_from = u64::MAX;
+        let history = History::new();
+        history.sleep_ns.set(PROBE_MOST_NS + 1);
+        history.episode_from.set(u64::MAX);
         for step in [1, 2, 4] {
             assert!(history.limit().is_some());
             history.failed(1);

@@ -199,6 +199,19 @@ impl<S: Scope> Gate<S> {
         if let Some(answer) = phalanx_prim::Spin::until(&mut ready) {
             return Ok(answer);
         }
+        self.sleep_until(patience, ready)
+    }
+
+    /// As [`wait_until`](Self::wait_until), without spinning.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`] as `patience` says.
+    pub fn sleep_until<T>(
+        &self,
+        patience: Patience,
+        mut ready: impl FnMut() -> Option<T>,
+    ) -> Result<T, WaitError> {
         // Until we leave: a wake that was meant for us and dies with us is handed on by the sweep.
         let _interest = S::interest(&self.word);
         let mut waiting = Waiting::new();

@@ -63,6 +63,7 @@ pub use phalanx_pool::{
     ThreadMapHandle, ThreadPool, ThreadPoolBuilder, ThreadTask, ThreadTaskError, WorkerDeath,
     WorkerId, WorkerStats, current_worker, with_thread_state, worker_state,
 };
+pub use phalanx_prim::Spin;
 pub use phalanx_process::{
     ActiveChild, Builder as ProcessBuilder, Death, ExitStatus, Fork, ForkedChild, MemoryVerdict,
     PanicReport, Process, ProcessError, StartError, StartMethod, TaskError, TaskFn, When, Zygote,
