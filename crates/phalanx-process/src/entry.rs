@@ -18,6 +18,7 @@ use phalanx_channel::{Loan, Message};
 use phalanx_shm::{Arena, BlockRef};
 use phalanx_sys::{ids, limits, process, tie};
 
+use crate::registry::AtEnter;
 use crate::start::{PANIC, REFUSED, StartHandle, VALUE};
 use crate::task::{Payload, TaskError, TaskRef};
 use crate::{reaper, start, zygote};
@@ -124,6 +125,9 @@ impl Orders {
 /// Called by `#[phalanx::main]` before the user's `main`; a program without that macro calls it first thing in `main`.
 pub fn enter() {
     ENTERED.store(true, Ordering::Relaxed);
+    for AtEnter(call) in inventory::iter::<AtEnter> {
+        call();
+    }
     let Ok(line) = std::env::var(VARIABLE) else {
         return;
     };

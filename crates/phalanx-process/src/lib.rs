@@ -40,7 +40,7 @@ pub use inventory;
 /// What the macros' output names.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::registry::{Registered, type_id_of};
+    pub use crate::registry::{AtEnter, Registered, type_id_of};
     pub use crate::task::trampoline_of;
     pub use crate::{enter, leave_children};
     pub use inventory;

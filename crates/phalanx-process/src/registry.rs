@@ -29,6 +29,12 @@ pub struct TestEntry {
 
 inventory::collect!(TestEntry);
 
+/// What another crate of the program has to do in every process before anything else of phalanx runs there.
+#[derive(Debug)]
+pub struct AtEnter(pub fn());
+
+inventory::collect!(AtEnter);
+
 /// Returns the type id of a value's type.
 pub fn type_id_of<T: 'static>(_: &T) -> TypeId {
     TypeId::of::<T>()

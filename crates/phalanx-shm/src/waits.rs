@@ -246,6 +246,7 @@ pub fn set_detective(detective: Detective) {
 
 thread_local! {
     static MINE: Cell<(u16, Option<&'static Note>)> = const { Cell::new((0, None)) };
+    static HELPER: Cell<u32> = const { Cell::new(0) };
     static FLAGS: Cell<u32> = const { Cell::new(0) };
     static INSTEAD: Cell<Option<(Subject, u64)>> = const { Cell::new(None) };
     static DEPTH: Cell<u32> = const { Cell::new(0) };
@@ -283,12 +284,17 @@ impl Drop for Flagged {
 
 /// Marks the calling thread as the engine's own: it acts for others, and never by itself.
 pub fn mark_helper() {
-    FLAGS.set(FLAGS.get() | flag::HELPER);
+    // By its number: the thread that a fork leaves to a child is none.
+    HELPER.set(phalanx_sys::ids::tid());
     if let Some(arena) = session::session_if_any()
         && let Some((_, note)) = my_note(arena)
     {
         note.about.store(flag::HELPER, Ordering::Relaxed);
     }
+}
+
+fn helper_bit(tid: u32) -> u32 {
+    if HELPER.get() == tid { flag::HELPER } else { 0 }
 }
 
 /// While it lives, waits of the calling thread are said to be about this. The outermost counts.
@@ -433,7 +439,8 @@ impl Waiting {
             0
         };
         let (subject, object) = INSTEAD.get().unwrap_or((subject, object(arena)));
-        let about = subject as u32 | FLAGS.get() | timed | raisable;
+        let helper = helper_bit(note.tid.load(Ordering::Relaxed));
+        let about = subject as u32 | FLAGS.get() | helper | timed | raisable;
         note.about.store(about, Ordering::Relaxed);
         note.object.store(object, Ordering::Relaxed);
         note.holder.store(holder, Ordering::Relaxed);
@@ -570,10 +577,6 @@ fn take_note(arena: &'static Arena) -> Option<(u16, &'static Note)> {
         return None;
     }
     let slot = token::current_slot();
-    if MINE.get().0 != 0 {
-        // A helper's forked child is none.
-        FLAGS.set(FLAGS.get() & !flag::HELPER);
-    }
     let (tid, ordinal) = (phalanx_sys::ids::tid(), token::local_token());
     let note = arena
         .note_chain(slot)
@@ -581,7 +584,8 @@ fn take_note(arena: &'static Arena) -> Option<(u16, &'static Note)> {
         .or_else(|| arena.add_notes(slot)?.claim(tid));
     if let Some(note) = note {
         note.ordinal.store(ordinal, Ordering::Relaxed);
-        note.about.store(FLAGS.get(), Ordering::Relaxed);
+        note.about
+            .store(FLAGS.get() | helper_bit(tid), Ordering::Relaxed);
         NAME.with_borrow(|name| match name {
             Some(name) => note.name.write(name),
             None => note

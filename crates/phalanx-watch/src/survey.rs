@@ -226,9 +226,16 @@ fn is_closed(pid: u32, tree: &[u32]) -> bool {
     }
     others::children(pid).is_ok_and(|children| {
         children.iter().all(|child| {
-            tree.contains(child) || others::maps_memory(*child, MEMORY).is_ok_and(|maps| !maps)
+            tree.contains(child)
+                || others::maps_memory(*child, MEMORY).is_ok_and(|maps| !maps)
+                || is_spare(*child)
         })
     })
+}
+
+/// Returns `true` for a child that a zygote keeps ready: it begins when this process asks for one, which reserves its slot.
+fn is_spare(pid: u32) -> bool {
+    others::thread_state(pid, pid).is_ok_and(|(name, _)| name == "phalanx-spare")
 }
 
 fn needs_of(

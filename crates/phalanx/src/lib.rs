@@ -10,6 +10,7 @@
 //! | locks, in this process or across processes | [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`], [`Condition`], [`Event`], [`Barrier`] |
 //! | shared data | [`Shared`], [`SharedSlice`], [`SharedMemory`] |
 //! | named threads | [`thread`] |
+//! | threads and processes that wait for each other in a circle | [`watch`] |
 //! | external commands | [`subprocess`] |
 //! | a plain fork | [`fork()`], [`at_fork`] |
 //!
@@ -77,6 +78,12 @@ pub use phalanx_sync::{
     Shared, SharedGuard, SharedMemory, SharedScope, SharedSlice, SharedSliceGuard, WaitError,
 };
 pub use phalanx_thread as thread;
+pub use phalanx_watch as watch;
+
+// Every process of a program can be asked to look, from its first moment on.
+phalanx_process::__private::inventory::submit! {
+    phalanx_process::__private::AtEnter(phalanx_watch::install)
+}
 
 /// What most programs use.
 pub mod prelude {

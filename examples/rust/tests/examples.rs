@@ -43,6 +43,21 @@ macro_rules! example {
     };
 }
 
+example!(
+    deadlock,
+    [],
+    [
+        "gives up: 2 parties, in a circle",
+        "got news",
+        "thread gives up",
+        "the task gives up: 2 parties"
+    ]
+);
+example!(
+    dining_philosophers,
+    [],
+    ["Hypatia ate 20 times", "deadlocks were ended"]
+);
 example!(fork, [], ["at-fork hook", "parent: it exited with code 7"]);
 example!(
     process,
