@@ -12,6 +12,7 @@ from phalanx import _engine
 from phalanx._office import BROKEN, CANCELLED, DIED, ENDED, NO_OPTIONS, OPEN, VALUE, Office
 from phalanx.errors import WorkerDiedError
 from phalanx.pool import _seconds
+from phalanx.queues import Queue
 
 __all__ = ["BrokenWorkerError", "ProcessPoolExecutor"]
 
@@ -335,7 +336,18 @@ def _results(executor, office, stream, fn, deadline, error):
 # The package fetches the class when it is first asked for: now, so that there is something to replace.
 _futures.ProcessPoolExecutor  # noqa: B018
 
+def _safe_queue():
+    # A subclass of the stock queue, made when its module was imported, which may have been before ours took the stock one's
+    # place. Its methods go on to the next class, which is ours here.
+    stock = _stock._SafeQueue
+    if issubclass(stock, Queue):
+        return stock
+    return type("_SafeQueue", (stock, Queue), {"__module__": stock.__module__, "__doc__": stock.__doc__})
+
+
 PATCHES = [
+    ("concurrent.futures.process", "Queue", Queue),
+    ("concurrent.futures.process", "_SafeQueue", _safe_queue()),
     ("concurrent.futures.process", "ProcessPoolExecutor", ProcessPoolExecutor),
     ("concurrent.futures", "ProcessPoolExecutor", ProcessPoolExecutor),
 ]

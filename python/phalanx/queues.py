@@ -181,16 +181,6 @@ class Queue(_engine.Queue, _StockQueue):
     __class_getitem__ = classmethod(types.GenericAlias)
 
 
-def _safe_queue():
-    # A subclass of the stock queue, made when that module is imported, which is before ours takes the stock one's place.
-    from concurrent.futures.process import _SafeQueue as stock
-
-    if issubclass(stock, Queue):
-        return stock
-    # Its methods go on to the next class, which is ours here.
-    return type("_SafeQueue", (stock, Queue), {"__module__": stock.__module__, "__doc__": stock.__doc__})
-
-
 class JoinableQueue(Queue, _StockJoinableQueue):
     """A queue that knows which of its items are done.
 
@@ -417,6 +407,4 @@ PATCHES = [
     ("multiprocessing.queues", "Queue", Queue),
     ("multiprocessing.queues", "JoinableQueue", JoinableQueue),
     ("multiprocessing.queues", "SimpleQueue", SimpleQueue),
-    ("?concurrent.futures.process", "Queue", Queue),
-    ("?concurrent.futures.process", "_SafeQueue", _safe_queue()),
 ]
