@@ -425,7 +425,8 @@ class Office:
             # After those are told whose task died with it: they hear what happened, the others that it is over.
             self.post(lambda: self.on_death(exitcode))
             return
-        if had_task or killed or (ready and exitcode == 0):
+        if had_task or killed or ready:
+            # It could be set up; what killed it while it had nothing to do says nothing about the next.
             self.barren = 0
             return
         self.barren += 1

@@ -82,6 +82,8 @@ struct Told {
     wakers: HashMap<u64, Vec<Waker>>,
     callbacks: HashMap<u64, Callback>,
     runner: Option<mpsc::Sender<Callback>>,
+    /// Callbacks whose tasks are done, while there is no thread to run them.
+    waiting: Vec<Callback>,
 }
 
 impl std::fmt::Debug for Told {
@@ -137,6 +139,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Records of 256 bytes that a pool keeps at most.
 const RENEWABLE_MOST: usize = 128;
+
+/// When to try again to start the thread that runs callbacks.
+const CALLBACKS_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long workers must have died before their first task, at least, before a pool gives up.
 const BARREN_FOR: Duration = Duration::from_secs(10);
@@ -449,23 +454,45 @@ impl Engine {
 
     /// A callback may block: it must not hold up the supervisor.
     fn run_callback(&self, callback: Callback) {
+        lock(&self.told).waiting.push(callback);
+        self.run_waiting(self.phase.load(Ordering::SeqCst) == OVER);
+    }
+
+    /// Hands callbacks to the thread that runs them, which is started for the first. Without room for it they wait; with
+    /// `last`, they run here.
+    fn run_waiting(&self, last: bool) {
+        fn run(callback: Callback) {
+            // A panicking callback is reported by the panic hook, and the others still run.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback));
+        }
         let mut told = lock(&self.told);
-        let runner = told.runner.get_or_insert_with(|| {
+        if told.waiting.is_empty() {
+            return;
+        }
+        if told.runner.is_none() {
             let (sender, receiver) = mpsc::channel::<Callback>();
-            let thread =
-                std::thread::Builder::new().name(format!("{}-callbacks", self.config.name));
-            let run = move || {
-                receiver.into_iter().for_each(|callback| {
-                    // A panicking callback is reported by the panic hook, and the others still run.
-                    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback));
-                })
-            };
-            if let Err(error) = thread.spawn(run) {
-                eprintln!("phalanx: no thread for callbacks: {error}");
+            let name = format!("{}-callbacks", self.config.name);
+            let thread = std::thread::Builder::new().name(name);
+            if thread
+                .spawn(move || receiver.into_iter().for_each(run))
+                .is_ok()
+            {
+                told.runner = Some(sender);
+            } else if last {
+                let waiting = std::mem::take(&mut told.waiting);
+                drop(told);
+                waiting.into_iter().for_each(run);
+                return;
             }
-            sender
-        });
-        let _ = runner.send(callback);
+        }
+        let Told {
+            runner, waiting, ..
+        } = &mut *told;
+        if let Some(runner) = runner {
+            for callback in waiting.drain(..) {
+                let _ = runner.send(callback);
+            }
+        }
     }
 
     // ---- the end ----
@@ -549,6 +576,7 @@ impl Engine {
             if ending && !alive {
                 drop(inner);
                 self.collect_told();
+                self.run_waiting(true);
                 self.phase.store(OVER, Ordering::SeqCst);
                 self.over.notify_all();
                 return;
@@ -564,7 +592,10 @@ impl Engine {
                 .next_look_ns
                 .store(due.map_or(u64::MAX, Deadline::as_ns), Ordering::SeqCst);
             let again = self.earliest_deadline();
-            let next = [next, due, again].into_iter().flatten().min();
+            self.run_waiting(false);
+            let retry = !lock(&self.told).waiting.is_empty();
+            let retry = retry.then(|| Deadline::after(CALLBACKS_AGAIN));
+            let next = [next, due, again, retry].into_iter().flatten().min();
             let patience = Patience {
                 deadline: next,
                 interruptible: false,

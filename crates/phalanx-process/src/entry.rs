@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use phalanx_channel::codec::{self, CodecError};
 use phalanx_channel::{Loan, Message};
-use phalanx_shm::{Arena, BlockRef};
+use phalanx_shm::{Arena, BlockRef, Ticket};
 use phalanx_sys::{ids, limits, process, tie};
 
 use crate::registry::AtEnter;
@@ -62,7 +62,8 @@ pub(crate) struct Orders {
     pub(crate) tie: RawFd,
     /// The request socket of a zygote, -1 for others.
     pub(crate) socket: RawFd,
-    pub(crate) slot: u16,
+    /// Its place in the table of processes.
+    pub(crate) ticket: u32,
     pub(crate) start: u64,
     pub(crate) identity: u64,
 }
@@ -77,12 +78,12 @@ impl Orders {
             arena,
             tie,
             socket,
-            slot,
+            ticket,
             start,
             identity,
             ..
         } = self;
-        format!("{FORMAT};{role};{arena};{tie};{socket};{slot};{start};{identity}")
+        format!("{FORMAT};{role};{arena};{tie};{socket};{ticket};{start};{identity}")
     }
 
     pub(crate) fn parse(line: &str) -> Result<Self, String> {
@@ -113,7 +114,7 @@ impl Orders {
             arena: number("the arena's descriptor", arena)?,
             tie: number("the tie's descriptor", tie)?,
             socket: number("the socket's descriptor", socket)?,
-            slot: number("the slot", slot)?,
+            ticket: number("the slot", slot)?,
             start: number("the start record", start)?,
             identity: number("the arena's identity", identity)?,
         })
@@ -187,7 +188,8 @@ fn join(orders: &Orders) -> Result<&'static Arena, String> {
     tie::ChildEnd::from_fd(tie)
         .arm()
         .map_err(|error| error.to_string())?;
-    let arena = phalanx_shm::adopt(arena, orders.slot).map_err(|error| error.to_string())?;
+    let arena = phalanx_shm::adopt(arena, Ticket::from_bits(orders.ticket))
+        .map_err(|error| error.to_string())?;
     if arena.identity() != orders.identity {
         return Err("the arena it inherited is not the one its parent meant".to_owned());
     }
@@ -379,7 +381,7 @@ mod tests {
             arena: 5,
             tie: 6,
             socket: -1,
-            slot: 7,
+            ticket: 7,
             start: 8,
             identity: 9,
         }
@@ -392,7 +394,7 @@ mod tests {
             (back.role, back.arena, back.tie, back.socket),
             (Role::Start, 5, 6, -1)
         );
-        assert_eq!((back.slot, back.start, back.identity), (7, 8, 9));
+        assert_eq!((back.ticket, back.start, back.identity), (7, 8, 9));
     }
 
     #[test]
@@ -433,7 +435,7 @@ mod tests {
             ("1;start;5", "3 fields"),
             ("1;king;5;6;-1;7;8;9", "role"),
             ("1;start;x;6;-1;7;8;9", "arena"),
-            ("1;start;5;6;-1;70000;8;9", "slot"),
+            ("1;start;5;6;-1;-7;8;9", "slot"),
         ] {
             let error = Orders::parse(line).err().unwrap_or_default();
             assert!(error.contains(reason), "{line}: {error}");

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use phalanx_shm::Ticket;
 use phalanx_sys::{ids, process, tie};
 
 use crate::child::{Child, Parts};
@@ -169,9 +170,10 @@ pub(crate) unsafe fn fork_with(
     start::install();
     install_hooks();
     let slot = arena.reserve_slot()?;
+    let ticket = arena.ticket(slot);
     let made = tie::tie_pair().and_then(|(parent_end, child_end)| {
         entry::flush();
-        phalanx_shm::promise_slot(slot);
+        phalanx_shm::promise_slot(ticket);
         // SAFETY: the caller's promise.
         let forked = unsafe { process::fork() }?;
         Ok((forked, parent_end, child_end))
@@ -183,7 +185,7 @@ pub(crate) unsafe fn fork_with(
         }
         Ok((process::Forked::Child, parent_end, child_end)) => {
             drop(parent_end);
-            become_child(slot, child_end);
+            become_child(ticket, child_end);
             Ok(None)
         }
         Ok((process::Forked::Parent(pid), parent_end, child_end)) => {
@@ -194,7 +196,7 @@ pub(crate) unsafe fn fork_with(
 }
 
 /// What a fresh fork child does before anything else.
-pub(crate) fn become_child(slot: u16, tie: tie::ChildEnd) {
+pub(crate) fn become_child(ticket: Ticket, tie: tie::ChildEnd) {
     // Our copies of the ends of our siblings' ties: closing them leaves the parent the only one who holds them.
     reaper::forget_parent();
     if let Err(error) = tie.arm() {
@@ -202,7 +204,7 @@ pub(crate) fn become_child(slot: u16, tie: tie::ChildEnd) {
         process::exit_now(entry::REFUSED_CODE);
     }
     // Otherwise the parent died, and so do we in a moment.
-    if let Err(error) = phalanx_shm::adopt_forked(slot) {
+    if let Err(error) = phalanx_shm::adopt_forked(ticket) {
         eprintln!("phalanx: a forked child cannot join the process tree: {error}");
         process::exit_now(entry::REFUSED_CODE);
     }

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use phalanx_prim::global::{AtomicBool, Ordering};
-use phalanx_shm::{OpenError, session_if_any};
+use phalanx_shm::{OpenError, Ticket, session_if_any};
 use phalanx_sys::pidfd::ExitStatus;
 use phalanx_sys::tie::{self, LineEnd, LineHolder, OnLine};
 use phalanx_sys::{ids, process};
@@ -78,6 +78,7 @@ fn own_line() -> io::Result<Arc<LineEnd>> {
 #[derive(Debug)]
 pub struct Ward {
     slot: u16,
+    ticket: Ticket,
     line: Arc<LineEnd>,
     owner: u32,
     started: bool,
@@ -100,16 +101,17 @@ impl Ward {
         arena.set_bound(slot);
         Ok(Self {
             slot,
+            ticket: arena.ticket(slot),
             line,
             owner: ids::pid(),
             started: false,
         })
     }
 
-    /// Returns the slot, to be told to the child for [`enter`].
+    /// Returns the place, to be told to the child for [`enter`].
     #[must_use]
-    pub fn slot(&self) -> u16 {
-        self.slot
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
     }
 
     /// Returns the line's end, of which the child needs a copy for [`enter`].
@@ -123,7 +125,7 @@ impl Ward {
     /// The C library's fork is meant, whoever calls it, after [`before_fork`].
     pub fn fork_next(&self) {
         FORKS_WARD.set(true);
-        phalanx_shm::promise_slot(self.slot);
+        phalanx_shm::promise_slot(self.ticket);
     }
 
     /// Watches the process that was started in this place.
@@ -179,7 +181,7 @@ pub fn before_fork() {
     }
     // Without a slot left the child joins by itself when it must, and learns then why it cannot.
     if let Ok(slot) = arena.reserve_slot() {
-        phalanx_shm::promise_slot(slot);
+        phalanx_shm::promise_slot(arena.ticket(slot));
         reaper::note_promise(slot);
     }
 }
@@ -249,20 +251,25 @@ fn on_line(end: Arc<LineEnd>) -> Line {
     }
 }
 
-/// Makes this process the ward of `slot`, with the arena and the line that it was handed. Ends the process if its parent is
+/// Makes this process the ward that has this ticket, with the arena and the line that it was handed. Ends the process if its parent is
 /// gone.
 ///
 /// # Errors
 ///
 /// [`OpenError`] if the arena is of another version, or this process is in another one.
-pub fn enter(arena: OwnedFd, line_end: OwnedFd, slot: u16, identity: u64) -> Result<(), OpenError> {
+pub fn enter(
+    arena: OwnedFd,
+    line_end: OwnedFd,
+    ticket: Ticket,
+    identity: u64,
+) -> Result<(), OpenError> {
     *line() = Some(on_line(Arc::new(LineEnd::from_fd(line_end))));
     match session_if_any() {
         None => {
-            phalanx_shm::adopt(arena, slot)?;
+            phalanx_shm::adopt(arena, ticket)?;
         }
         Some(inherited) if inherited.identity() == identity && !phalanx_shm::has_joined() => {
-            phalanx_shm::adopt_forked(slot)?;
+            phalanx_shm::adopt_forked(ticket)?;
         }
         Some(_) => return Err(OpenError::AlreadyJoined),
     }
@@ -283,7 +290,7 @@ pub fn enter(arena: OwnedFd, line_end: OwnedFd, slot: u16, identity: u64) -> Res
 pub unsafe fn enter_by_number(
     arena: RawFd,
     line: RawFd,
-    slot: u16,
+    ticket: Ticket,
     identity: u64,
 ) -> Result<(), OpenError> {
     for fd in [arena, line] {
@@ -300,5 +307,5 @@ pub unsafe fn enter_by_number(
         // Inherited descriptors are not for the programs this process starts.
         phalanx_sys::socket::set_cloexec(fd).map_err(OpenError::Io)?;
     }
-    enter(arena, line, slot, identity)
+    enter(arena, line, ticket, identity)
 }

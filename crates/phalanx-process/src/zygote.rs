@@ -39,7 +39,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use phalanx_channel::Loan;
 use phalanx_channel::codec::{self, CodecError};
-use phalanx_shm::{Arena, BlockRef};
+use phalanx_shm::{Arena, BlockRef, Ticket};
 use phalanx_sys::process::Forked;
 use phalanx_sys::{ids, process, signal, socket, tie};
 use phalanx_thread::panics;
@@ -121,14 +121,14 @@ impl Connection {
     /// Asks for a process and returns its id.
     pub(crate) fn request(
         &self,
-        slot: u16,
+        place: Ticket,
         start: BlockRef,
         quiet: bool,
         tie: &tie::ChildEnd,
         stderr: Option<&OwnedFd>,
     ) -> Result<u32, StartError> {
         let mut message = [0_u8; REQUEST];
-        message[..8].copy_from_slice(&u64::from(slot).to_le_bytes());
+        message[..8].copy_from_slice(&u64::from(place.to_bits()).to_le_bytes());
         message[8..16].copy_from_slice(&(if quiet { QUIET_INTERRUPT } else { 0 }).to_le_bytes());
         message[16..].copy_from_slice(&start.to_bits().to_le_bytes());
         let mut fds = vec![tie.as_fd()];
@@ -176,7 +176,7 @@ pub(crate) fn entry_spawn(
             arena: file.as_raw_fd(),
             tie: child_end.as_fd().as_raw_fd(),
             socket: socket_number.unwrap_or(-1),
-            slot,
+            ticket: arena.ticket(slot).to_bits(),
             start: start
                 .as_ref()
                 .map_or(0, |(start, _)| start.block().to_bits()),
@@ -273,7 +273,7 @@ pub(crate) fn spawn_through(
         .and_then(|(parent_end, child_end)| {
             let stderr = parts.stderr_write.as_ref();
             let pid = lock(connection).request(
-                slot,
+                arena.ticket(slot),
                 start.block(),
                 parts.quiet_interrupt,
                 &child_end,
@@ -372,7 +372,7 @@ impl Request {
         let field = |at| field(&self.message, at);
         serve_one(
             arena,
-            field(0) as u16,
+            Ticket::from_bits(field(0) as u32),
             field(8),
             field(16),
             tie,
@@ -479,7 +479,7 @@ pub(crate) fn serve(arena: &'static Arena, mut socket: OwnedFd, closure: Option<
 
 fn serve_one(
     arena: &'static Arena,
-    slot: u16,
+    place: Ticket,
     flags: u64,
     start: u64,
     tie: OwnedFd,
@@ -492,7 +492,7 @@ fn serve_one(
     if let Some(stderr) = stderr {
         let _ = socket::replace_stderr(stderr);
     }
-    fork::become_child(slot, tie::ChildEnd::from_fd(tie));
+    fork::become_child(place, tie::ChildEnd::from_fd(tie));
     process::set_name("phalanx-worker");
     let Some(block) = BlockRef::from_bits(start) else {
         process::exit_now(REFUSED_CODE)

@@ -85,6 +85,10 @@ fn write_all(py: Python<'_>, fd: RawFd, parts: &[&[u8]]) -> PyResult<()> {
         if rest.is_empty() {
             return Ok(());
         }
+        if written > 0 {
+            // A signal may have cut the last write short instead of failing it.
+            py.check_signals()?;
+        }
         // The kernel takes 1024 parts at once.
         rest.truncate(1024);
         written += call(py, || stream::write(fd, &rest))?;
@@ -101,6 +105,10 @@ fn read_all(py: Python<'_>, fd: RawFd, into: &mut [MaybeUninit<u8>]) -> PyResult
             0 if filled == 0 => return Err(PyEOFError::new_err(())),
             0 => return Err(PyOSError::new_err("got end of file during message")),
             read => filled += read,
+        }
+        if filled < into.len() {
+            // As when writing.
+            py.check_signals()?;
         }
     }
     Ok(())

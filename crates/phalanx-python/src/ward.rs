@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use phalanx_process::{self as process, ExitStatus};
-use phalanx_shm::session_if_any;
+use phalanx_shm::{Ticket, session_if_any};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 
@@ -55,11 +55,18 @@ impl Ward {
         Ok(Self(Mutex::new(Some(ward))))
     }
 
-    /// Returns what the child must be told for `enter()`: arena's descriptor, line's descriptor, slot, the arena's name.
-    fn orders(&self) -> PyResult<(i32, i32, u16, u64)> {
+    /// Returns what the child must be told for `enter()`: arena's descriptor, line's descriptor, its place, the arena's name.
+    fn orders(&self) -> PyResult<(i32, i32, u32, u64)> {
         let arena = phalanx_shm::session().map_err(raise)?;
         let fd = arena.region().file().map_or(-1, |file| file.as_raw_fd());
-        self.with(|ward| (fd, ward.line().as_raw_fd(), ward.slot(), arena.identity()))
+        self.with(|ward| {
+            (
+                fd,
+                ward.line().as_raw_fd(),
+                ward.ticket().to_bits(),
+                arena.identity(),
+            )
+        })
     }
 
     /// Makes the child of this thread's next `os.fork()` the process of this place.
@@ -78,9 +85,10 @@ impl Ward {
 
 /// Becomes the process that `Ward.orders()` describes. The descriptors are its own from now on.
 #[pyfunction]
-fn enter(arena: i32, line: i32, slot: u16, identity: u64) -> PyResult<()> {
+fn enter(arena: i32, line: i32, place: u32, identity: u64) -> PyResult<()> {
     // SAFETY: the parent passed them on for this call alone, and nothing else in this process knows their numbers.
-    unsafe { process::enter_as_ward_by_number(arena, line, slot, identity) }.map_err(raise)
+    unsafe { process::enter_as_ward_by_number(arena, line, Ticket::from_bits(place), identity) }
+        .map_err(raise)
 }
 
 /// Makes this process one that only forks for others.

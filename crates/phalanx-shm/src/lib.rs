@@ -35,7 +35,7 @@ pub use session::{
     SessionOptions, adopt, adopt_forked, has_joined, on_join, promise_slot, session,
     session_if_any, session_options,
 };
-pub use slots::{ExitRecord, MAX_PROCESSES, ProcessInfo, SlotState};
+pub use slots::{ExitRecord, MAX_PROCESSES, ProcessInfo, SlotState, Ticket};
 pub use sweep::{KindOps, Swept, register_kind, sweeping};
 pub use token::{
     Owner, after_fork_in_child, current_slot, local_token, shared_token, thread_identity,

@@ -10,6 +10,7 @@ use phalanx_sys::process;
 
 use crate::arena::Arena;
 use crate::error::OpenError;
+use crate::slots::Ticket;
 use crate::{hold, token};
 
 const GIB: usize = 1 << 30;
@@ -106,17 +107,19 @@ fn start_root(arena: &Arena) -> Result<(), OpenError> {
     let slot = arena
         .reserve_slot_for(0)
         .map_err(|error| OpenError::Io(std::io::Error::other(error)))?;
-    arena.occupy_slot(slot)?;
+    arena.occupy_slot(slot.into())?;
     token::set_slot(slot, arena.generation_of(slot));
     Ok(())
 }
 
-/// Joins the arena that the parent handed down, as the process of `slot`.
+/// Joins the arena that the parent handed down, as the process that has this ticket.
 ///
 /// # Errors
 ///
 /// [`OpenError`] if the file is not an arena of this version, or this process has one already.
-pub fn adopt(file: OwnedFd, slot: u16) -> Result<&'static Arena, OpenError> {
+pub fn adopt(file: OwnedFd, ticket: impl Into<Ticket>) -> Result<&'static Arena, OpenError> {
+    let ticket = ticket.into();
+    let slot = ticket.slot();
     let _one = JOINING.lock().unwrap_or_else(PoisonError::into_inner);
     if ARENA.get().is_some() {
         return Err(OpenError::AlreadyJoined);
@@ -125,7 +128,7 @@ pub fn adopt(file: OwnedFd, slot: u16) -> Result<&'static Arena, OpenError> {
     if slot == 0 || usize::from(slot) > crate::MAX_PROCESSES {
         return Err(OpenError::Foreign("the slot number is out of range"));
     }
-    arena.occupy_slot(slot)?;
+    arena.occupy_slot(ticket)?;
     token::set_slot(slot, arena.generation_of(slot));
     let _ = ARENA.set(arena);
     install_fork_hooks();
@@ -174,12 +177,14 @@ pub fn on_join(told: fn(u16)) {
     let _ = JOINED.set(told);
 }
 
-/// Makes the calling process, a fresh fork child, the process of the reserved `slot`.
+/// Makes the calling process, a fresh fork child, the process of the place that was reserved for it.
 ///
 /// # Errors
 ///
 /// [`OpenError::Abandoned`] if the slot was taken back (its parent died); [`OpenError::Foreign`] if this process has no arena.
-pub fn adopt_forked(slot: u16) -> Result<(), OpenError> {
+pub fn adopt_forked(ticket: impl Into<Ticket>) -> Result<(), OpenError> {
+    let ticket = ticket.into();
+    let slot = ticket.slot();
     if slot != 0 && token::slot_if_joined() == slot {
         // It was promised.
         return Ok(());
@@ -188,7 +193,7 @@ pub fn adopt_forked(slot: u16) -> Result<(), OpenError> {
     let arena = ARENA
         .get()
         .ok_or(OpenError::Foreign("the parent had none"))?;
-    arena.occupy_slot(slot)?;
+    arena.occupy_slot(ticket)?;
     token::set_slot(slot, arena.generation_of(slot));
     arena.rebuild_holds();
     Ok(())
@@ -196,7 +201,7 @@ pub fn adopt_forked(slot: u16) -> Result<(), OpenError> {
 
 /// Becomes the process of a reserved slot. A forked child whose parent died meanwhile has no place any more.
 fn occupy(arena: &'static Arena, slot: u16) {
-    if let Err(error) = arena.occupy_slot(slot) {
+    if let Err(error) = arena.occupy_slot(slot.into()) {
         panic!("a forked child cannot join the process tree: {error}");
     }
     token::set_slot(slot, arena.generation_of(slot));
@@ -205,22 +210,23 @@ fn occupy(arena: &'static Arena, slot: u16) {
 
 thread_local! {
     static FROZEN: std::cell::RefCell<Option<Locks>> = const { std::cell::RefCell::new(None) };
-    static PROMISED: std::cell::Cell<u16> = const { std::cell::Cell::new(0) };
+    static PROMISED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }
 
 /// What nobody may be in the middle of at a fork.
 struct Locks {
     holds: hold::Frozen,
+    promised: Ticket,
     #[expect(dead_code, reason = "held for its destructor")]
     others: Box<dyn std::any::Any>,
 }
 
-/// Promises the reserved `slot` to the child of the calling thread's next fork: it joins the tree in the fork itself, with a
+/// Promises a reserved place to the child of the calling thread's next fork: it joins the tree in the fork itself, with a
 /// hold on everything this process holds at that moment.
 ///
 /// The caller gives the slot back ([`Arena::unreserve_slot`]) if there was no fork or no child.
-pub fn promise_slot(slot: u16) {
-    PROMISED.set(slot);
+pub fn promise_slot(ticket: impl Into<Ticket>) {
+    PROMISED.set(ticket.into().to_bits());
 }
 
 fn install_fork_hooks() {
@@ -233,9 +239,14 @@ fn install_fork_hooks() {
 extern "C" fn before_fork() {
     // In the order in which they are taken elsewhere.
     let joining = JOINING.lock().unwrap_or_else(PoisonError::into_inner);
-    let holds = hold::freeze(PROMISED.take());
-    let others = Box::new((joining, token::freeze()));
-    FROZEN.with_borrow_mut(|frozen| *frozen = Some(Locks { holds, others }));
+    let promised = Ticket::from_bits(PROMISED.take());
+    let holds = hold::freeze(promised.slot());
+    let locks = Locks {
+        holds,
+        promised,
+        others: Box::new((joining, token::freeze())),
+    };
+    FROZEN.with_borrow_mut(|frozen| *frozen = Some(locks));
 }
 
 extern "C" fn after_fork_in_parent() {
@@ -245,12 +256,15 @@ extern "C" fn after_fork_in_parent() {
 }
 
 extern "C" fn after_fork_child() {
-    let promised = FROZEN.take().and_then(|locks| locks.holds.thaw_in_child());
+    let promised = FROZEN
+        .take()
+        .and_then(|locks| locks.holds.thaw_in_child().map(|_| locks.promised));
     token::after_fork_in_child();
-    if let (Some(slot), Some(arena)) = (promised, ARENA.get())
+    if let (Some(ticket), Some(arena)) = (promised, ARENA.get())
         // Otherwise its parent died already and somebody gave the slot back: the child joins by itself when it must.
-        && arena.occupy_slot(slot).is_ok()
+        && arena.occupy_slot(ticket).is_ok()
     {
+        let slot = ticket.slot();
         token::set_slot(slot, arena.generation_of(slot));
     }
 }

@@ -36,6 +36,45 @@ pub(crate) const INTERESTS: usize = 32;
 
 const GENERATION: u32 = 0xfffc;
 const ONE_GENERATION: u32 = 4;
+/// A place in the table of processes, reserved for one process. A slot is given to others later: whoever was told of it before
+/// and comes too late has a ticket that is not valid any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ticket(u32);
+
+impl Ticket {
+    /// Returns the slot.
+    #[must_use]
+    pub fn slot(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// Returns the ticket as a number that can be sent.
+    #[must_use]
+    pub fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// Makes a ticket of its number.
+    #[must_use]
+    pub fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    fn is_for(self, state: u32) -> bool {
+        match self.0 >> 16 {
+            0 => true,
+            turn => (turn - 1) * ONE_GENERATION == state & GENERATION,
+        }
+    }
+}
+
+impl From<u16> for Ticket {
+    /// A ticket for whichever turn of the slot it is: for a process that cannot be late.
+    fn from(slot: u16) -> Self {
+        Self(slot.into())
+    }
+}
+
 const WATCHED: u32 = 1;
 const BOUND: u32 = 2;
 
@@ -294,10 +333,11 @@ impl Arena {
     /// # Errors
     ///
     /// When it is not reserved any more: whoever was to start this process died or gave up, and somebody swept.
-    pub(crate) fn occupy_slot(&self, slot: u16) -> Result<(), OpenError> {
-        let entry = self.slot(slot);
+    pub(crate) fn occupy_slot(&self, ticket: Ticket) -> Result<(), OpenError> {
+        let entry = self.slot(ticket.slot());
         let now = entry.state.load(Ordering::Acquire);
-        if now & 3 != RESERVED {
+        // Reserved again for somebody else is not ours either.
+        if now & 3 != RESERVED || !ticket.is_for(now) {
             return Err(OpenError::Abandoned);
         }
         let pid = phalanx_sys::ids::pid();
@@ -322,6 +362,12 @@ impl Arena {
     }
 
     /// Returns which process in this slot it is: the number of reservations so far, in 14 bits.
+    /// Names the place that the caller has reserved: what its process is told.
+    #[must_use]
+    pub fn ticket(&self, slot: u16) -> Ticket {
+        Ticket(u32::from(slot) | (self.generation_of(slot) + 1) << 16)
+    }
+
     pub(crate) fn generation_of(&self, slot: u16) -> u32 {
         (self.slot(slot).state.load(Ordering::Acquire) & GENERATION) / ONE_GENERATION
     }

@@ -8,7 +8,7 @@ use phalanx_shm::{Arena, Kind, OpenError, SlotState, adopt, session, session_if_
 use phalanx_sys::clock::Deadline;
 use phalanx_sys::pidfd::{ExitStatus, PidFd, Polled};
 use phalanx_sys::process::Spawn;
-use phalanx_testkit::{Level, alone, watchdog};
+use phalanx_testkit::{Level, alone, in_child, watchdog};
 
 const NUMBER: i32 = 200;
 const SLOT: &str = "PHALANX_TEST_SLOT";
@@ -122,4 +122,33 @@ fn another_file_or_version_is_refused() {
     let raw = File::from(file.as_fd().try_clone_to_owned().unwrap());
     std::os::unix::fs::FileExt::write_all_at(&raw, &9_u32.to_le_bytes(), 8).unwrap();
     start(file, 2, "version");
+}
+
+#[test]
+fn who_comes_too_late_does_not_get_anothers_place() {
+    let _alone = alone();
+    let _dog = watchdog(Duration::from_secs(60));
+    let arena = session().unwrap();
+    let slot = arena.reserve_slot().unwrap();
+    let late = arena.ticket(slot);
+    arena.unreserve_slot(slot);
+    // Reserved again, for somebody else.
+    let others: Vec<_> = std::iter::repeat_with(|| arena.reserve_slot().unwrap())
+        .take_while(|again| *again != slot)
+        .collect();
+    let next = arena.ticket(slot);
+    assert_ne!(late, next);
+    let child = in_child(|| {
+        assert!(matches!(
+            phalanx_shm::adopt_forked(late),
+            Err(phalanx_shm::OpenError::Abandoned)
+        ));
+        phalanx_shm::adopt_forked(next).unwrap();
+    });
+    assert!(child.wait().is_success());
+    arena.sweep(slot);
+    others
+        .into_iter()
+        .for_each(|slot| arena.unreserve_slot(slot));
+    assert_eq!(arena.processes().len(), 1);
 }
