@@ -104,15 +104,11 @@ impl std::fmt::Display for WorkerDeath {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut death = self.death.clone();
         death.task = String::new();
-        write!(
-            f,
-            "the worker that ran {} for {:?} died: {death}",
-            self.task, self.ran
-        )?;
+        write!(f, "the worker that ran {} for {:?}", self.task, self.ran)?;
         if self.attempts > 1 {
             write!(f, " (attempt {})", self.attempts)?;
         }
-        Ok(())
+        write!(f, " died: {death}")
     }
 }
 

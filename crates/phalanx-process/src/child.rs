@@ -14,9 +14,10 @@ use phalanx_sys::clock::Deadline;
 use phalanx_sys::event::Epoll;
 use phalanx_sys::pidfd::{ExitStatus, PidFd, Polled};
 use phalanx_sys::tie::ParentEnd;
-use phalanx_sys::{ids, limits, signal};
+use phalanx_sys::{ids, signal};
 
 use crate::error::{Death, MemoryVerdict};
+use crate::oom;
 use crate::reaper;
 use crate::start::{DIED, StartHandle};
 
@@ -37,7 +38,10 @@ pub struct Child {
     pub(crate) start: Option<StartHandle>,
     pub(crate) task: String,
     pub(crate) memory_limit: Option<u64>,
-    oom_kills_before: Option<u64>,
+    /// We sent it SIGKILL.
+    ended_by_us: AtomicBool,
+    /// The out-of-memory killer was at work when it was killed.
+    out_of_memory: AtomicBool,
     stderr: Mutex<Captured>,
     /// The reaper's number for it.
     pub(crate) key: AtomicU64,
@@ -91,6 +95,16 @@ impl Drop for Waiting<'_> {
             reaper::take_back(self.0);
         }
     }
+}
+
+fn was_killed(status: ExitStatus) -> bool {
+    matches!(
+        status,
+        ExitStatus::Signaled {
+            signal: signal::SIGKILL,
+            ..
+        }
+    )
 }
 
 /// What a new child is made of.
@@ -168,6 +182,7 @@ impl Child {
 
     fn try_watch(parts: Parts) -> std::io::Result<Arc<Self>> {
         let pidfd = PidFd::open(parts.pid)?;
+        oom::begin();
         let child = Arc::new(Self {
             pid: parts.pid,
             slot: parts.slot,
@@ -177,8 +192,8 @@ impl Child {
             pidfd,
             start: parts.start,
             task: parts.task,
-            // Only looked at when memory is limited: reading it costs more than starting a process.
-            oom_kills_before: parts.memory_limit.and_then(|_| limits::oom_kills()),
+            ended_by_us: AtomicBool::new(false),
+            out_of_memory: AtomicBool::new(false),
             memory_limit: parts.memory_limit,
             stderr: Mutex::new(Captured {
                 pipe: parts.stderr,
@@ -217,6 +232,10 @@ impl Child {
             Ok(status) => status?,
             Err(_) => ExitStatus::Unknown,
         };
+        if was_killed(status) && !self.ended_by_us.load(Ordering::Relaxed) {
+            self.out_of_memory
+                .store(oom::was_at_work(), Ordering::Relaxed);
+        }
         self.drain_stderr(true);
         // A grandchild may hold the other end open for ever; nobody would listen to it.
         lock(&self.stderr).pipe = None;
@@ -318,6 +337,9 @@ impl Child {
     }
 
     pub(crate) fn signal(&self, signal: i32) -> std::io::Result<()> {
+        if signal == signal::SIGKILL {
+            self.ended_by_us.store(true, Ordering::Relaxed);
+        }
         self.pidfd.signal(signal)
     }
 
@@ -393,22 +415,10 @@ impl Child {
                 ..
             }
         );
-        let killed = matches!(
-            exit,
-            ExitStatus::Signaled {
-                signal: signal::SIGKILL,
-                ..
-            }
-        );
         let memory = match (self.memory_limit, aborted && failed) {
             (Some(limit), true) => MemoryVerdict::OwnLimit(limit),
             (None, true) => MemoryVerdict::AllocationFailed,
-            _ if killed
-                && self.oom_kills_before.is_some()
-                && limits::oom_kills() > self.oom_kills_before =>
-            {
-                MemoryVerdict::OomKiller
-            }
+            _ if self.out_of_memory.load(Ordering::Relaxed) => MemoryVerdict::OomKiller,
             _ => MemoryVerdict::NoSign,
         };
         Death {

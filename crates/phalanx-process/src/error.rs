@@ -6,6 +6,7 @@ use std::time::Duration;
 use phalanx_channel::codec::CodecError;
 use phalanx_shm::{AllocError, OpenError, WaitError};
 use phalanx_sys::pidfd::ExitStatus;
+use phalanx_sys::signal;
 
 use crate::task::TaskError;
 use phalanx_thread::panics::PanicReport;
@@ -110,7 +111,38 @@ impl std::fmt::Display for Death {
         if !self.stderr.is_empty() {
             write!(f, "; last on stderr: {}", self.stderr.trim_end())?;
         }
-        Ok(())
+        match self.advice() {
+            Some(advice) => write!(f, "; what to do: {advice}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Death {
+    /// Says what to do about such a death.
+    #[must_use]
+    pub fn advice(&self) -> Option<&'static str> {
+        match (self.memory, self.exit) {
+            (MemoryVerdict::OwnLimit(_), _) => Some("raise memory_limit, or give it less to do"),
+            (MemoryVerdict::AllocationFailed | MemoryVerdict::OomKiller, _) => {
+                Some("run fewer processes at once, or give each less to do")
+            }
+            (_, ExitStatus::Exited(_)) => {
+                Some("something in it ended the process: return an error instead")
+            }
+            (_, ExitStatus::Signaled { signal, .. }) => match signal {
+                signal::SIGKILL | signal::SIGTERM | signal::SIGHUP | signal::SIGINT => {
+                    Some("somebody ended it; a pool's retries run such a task again")
+                }
+                signal::SIGABRT => Some("it gave up: its stderr says why"),
+                signal::SIGSEGV | signal::SIGBUS | signal::SIGFPE => {
+                    Some("native or unsafe code crashed: run it alone, under a debugger")
+                }
+                signal::SIGILL => Some("it was built for another processor, or gave up"),
+                _ => None,
+            },
+            (_, ExitStatus::Unknown) => None,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod fuzzed;
 #[cfg(any(phalanx_loom, phalanx_shuttle))]
 #[doc(hidden)]
 pub mod modelled;
+mod oom;
 mod process;
 mod reaper;
 pub mod registry;

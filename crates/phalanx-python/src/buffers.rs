@@ -30,7 +30,7 @@ pub(crate) fn watch_forks(py: Python<'_>) -> PyResult<()> {
         })?;
         let after =
             PyCFunction::new_closure(py, None, None, |_, _| exposed::after_fork_in_child())?;
-        let parent = PyCFunction::new_closure(py, None, None, |_, _| reactor::resume())?;
+        let parent = PyCFunction::new_closure(py, None, None, |_, _| crate::ward::resume_bells())?;
         hooks.set_item("before", before)?;
         hooks.set_item("after_in_parent", parent)?;
         hooks.set_item("after_in_child", after)?;

@@ -80,7 +80,7 @@ pub(crate) fn blocking_until<T: Send>(
 ) -> PyResult<Option<T>> {
     watch::name_once(py);
     // Whoever waits may wait for what a dead process holds.
-    phalanx_process::resume_after_fork();
+    crate::ward::resume();
     let patience = Patience {
         deadline,
         interruptible: true,

@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use phalanx_channel::reactor;
+use phalanx_prim::global::{AtomicBool, Ordering};
 use phalanx_process::{self as process, ExitStatus};
 use phalanx_shm::{Ticket, session_if_any};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
@@ -77,7 +79,7 @@ impl Ward {
     /// Watches the process that was started.
     fn started(&self, pid: u32) -> PyResult<()> {
         let ward = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        process::resume_after_fork();
+        resume();
         ward.ok_or_else(started_already)?.started(pid)?;
         Ok(())
     }
@@ -157,6 +159,30 @@ fn current_frame(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     py.import("sys")?.call_method0("_getframe")
 }
 
+/// The thread that waits for bells starts again together with the engine's other one.
+static BELLS_LATER: AtomicBool = AtomicBool::new(false);
+
+/// Starts what was ended for a fork, if that is still to be done.
+pub(crate) fn resume() {
+    process::resume_after_fork();
+    if BELLS_LATER.swap(false, Ordering::AcqRel) {
+        reactor::resume();
+    }
+}
+
+/// After a fork: starts the thread that waits for bells, now or when [`resume`] is called.
+pub(crate) fn resume_bells() {
+    let later = FORKING
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .is_some();
+    if later {
+        BELLS_LATER.store(true, Ordering::Release);
+    } else {
+        reactor::resume();
+    }
+}
+
 /// Starts the engine's thread once the call that forked has returned.
 fn resume_after(py: Python<'_>) -> PyResult<()> {
     let frame = current_frame(py)?;
@@ -167,7 +193,8 @@ fn resume_after(py: Python<'_>) -> PyResult<()> {
     };
     *FORKING.lock().unwrap_or_else(PoisonError::into_inner) = Some(forking);
     if !call_soon() {
-        process::resume_after_fork();
+        *FORKING.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        resume();
     }
     Ok(())
 }
@@ -193,7 +220,7 @@ extern "C" fn has_forked(_: *mut std::ffi::c_void) -> std::ffi::c_int {
             return 0;
         }
     }
-    process::resume_after_fork();
+    resume();
     0
 }
 

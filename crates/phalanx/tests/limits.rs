@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use phalanx::{Lock, Process, PutErrorKind, Queue, SharedSlice, pipe};
+use phalanx::{
+    Lock, MemoryVerdict, Pool, PoolError, Process, ProcessError, PutErrorKind, Queue, SharedSlice,
+    pipe,
+};
 use phalanx_sys::limits;
 use phalanx_testkit::{Level, alone, watchdog};
 
@@ -33,12 +36,50 @@ fn started_with_little() {
     let (case, size) = case.split_once(':').unwrap();
     match case {
         "control group" | "small arena" => {}
+        "killer" => {
+            meet_the_killer();
+            println!("said: {case} passed");
+            return;
+        }
         "addresses" => limits::limit_address_space(2 << 30).unwrap(),
         "file size" => limits::limit_file_size(128 << 20).unwrap(),
         other => panic!("no such case: {other}"),
     }
     fill_and_use_again(size.parse().unwrap());
     println!("said: {case} passed");
+}
+
+fn eat() -> usize {
+    let mut eaten = Vec::new();
+    loop {
+        eaten.push(std::hint::black_box(vec![1_u8; MIB]));
+    }
+}
+
+/// Has workers eat more than the control group has, and reads what is said of them.
+fn meet_the_killer() {
+    let pool = Pool::new(1).unwrap();
+    for _ in 0..2 {
+        let Err(PoolError::Died(report)) = pool.apply(eat, ()) else {
+            panic!("nothing was killed")
+        };
+        assert_eq!(report.death.memory, MemoryVerdict::OomKiller, "{report}");
+        let text = report.to_string();
+        for word in ["eat", "SIGKILL", "out-of-memory killer", "fewer processes"] {
+            assert!(text.contains(word), "{text}");
+        }
+    }
+    let victim = Process::builder().spawn(nap, ()).unwrap();
+    phalanx_sys::process::signal(victim.pid(), phalanx_sys::signal::SIGTERM).unwrap();
+    let Err(ProcessError::Died(death)) = victim.join() else {
+        panic!("it lives")
+    };
+    assert_eq!(death.memory, MemoryVerdict::NoSign, "{death}");
+    assert!(death.to_string().contains("somebody ended it"), "{death}");
+}
+
+fn nap() {
+    std::thread::sleep(Duration::from_secs(100));
 }
 
 /// Fills a queue until memory is short, and finds it usable.
@@ -169,7 +210,7 @@ fn memory_group(limit: usize) -> Option<PathBuf> {
         }
     });
     let (place, file) = place?;
-    let group = place.join(format!("phalanx-test-{}", std::process::id()));
+    let group = place.join(format!("phalanx-test-{}-{limit}", std::process::id()));
     fs::create_dir(&group).ok()?;
     if fs::write(group.join(file), limit.to_string()).is_err() {
         let _ = fs::remove_dir(&group);
@@ -178,14 +219,13 @@ fn memory_group(limit: usize) -> Option<PathBuf> {
     Some(group)
 }
 
-#[test]
-fn a_control_groups_limit_gives_an_error_with_the_numbers() {
-    let _dog = watchdog(Duration::from_secs(200));
-    let Some(group) = memory_group(96 * MIB) else {
+/// Runs programs in a control group with this much memory, and removes it; nothing if this user may not make one.
+fn in_memory_group<R>(limit: usize, run: impl FnOnce(&PathBuf) -> R) -> Option<R> {
+    let Some(group) = memory_group(limit) else {
         println!("skipped: this user may make no control group with a memory limit");
-        return;
+        return None;
     };
-    let run = std::panic::catch_unwind(|| start("control group", "274877906944", Some(&group)));
+    let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&group)));
     // The kernel lets go of the group once its last process is collected.
     for _ in 0..100 {
         if fs::remove_dir(&group).is_ok() {
@@ -194,9 +234,24 @@ fn a_control_groups_limit_gives_an_error_with_the_numbers() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(!group.exists(), "the group stays behind");
-    for text in run.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+    Some(run.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+#[test]
+fn a_control_groups_limit_gives_an_error_with_the_numbers() {
+    let _dog = watchdog(Duration::from_secs(200));
+    let run = |group: &PathBuf| start("control group", "274877906944", Some(group));
+    for text in in_memory_group(96 * MIB, run).unwrap_or_default() {
         assert!(text.contains("out of shared memory"), "{text}");
     }
+}
+
+#[test]
+fn the_out_of_memory_killer_is_named() {
+    let _dog = watchdog(Duration::from_secs(200));
+    in_memory_group(128 * MIB, |group| {
+        start_one("killer", 0, "274877906944", Some(group))
+    });
 }
 
 fn slots_used() -> usize {

@@ -13,6 +13,15 @@ pub const SIGINT: i32 = libc::SIGINT;
 /// Abort.
 pub const SIGABRT: i32 = libc::SIGABRT;
 
+/// Memory that is not there.
+pub const SIGSEGV: i32 = libc::SIGSEGV;
+/// Memory that cannot be had.
+pub const SIGBUS: i32 = libc::SIGBUS;
+/// Arithmetic without a result.
+pub const SIGFPE: i32 = libc::SIGFPE;
+/// An instruction that there is not.
+pub const SIGILL: i32 = libc::SIGILL;
+
 /// The first without a meaning of its own.
 pub const SIGUSR1: i32 = libc::SIGUSR1;
 /// The second.
