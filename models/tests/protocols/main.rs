@@ -21,6 +21,8 @@ mod queue;
 mod start;
 #[cfg(phalanx_shuttle)]
 mod task;
+#[cfg(phalanx_shuttle)]
+mod watch;
 
 use phalanx_prim::{Arc, AtomicU64, Ordering};
 
