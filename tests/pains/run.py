@@ -34,6 +34,8 @@ class Case:
     by_kind: bool = False
     methods: tuple[str, ...] = METHODS
     limit: float = 40
+    # It runs both engines by turns and compares them: a pain of speed.
+    compares: bool = False
     # With its own words why the standard library is not expected to hurt here, if so.
     cured: str = ""
 
@@ -60,6 +62,8 @@ CASES = [
     Case("p13_reader_unlinks", "a reader's end does not remove the owner's segment", by_method=False),
     Case("p14_tracker", "no tracker that holds up the end or nags"),
     Case("p15_crash_report", "a crash is reported with process, signal and task", by_kind=True),
+    Case("p16_large_arrays", "large arrays at memory's speed: 1.5 times the standard library's at least", compares=True, limit=150),
+    Case("p17_start_up", "costly imports are not repeated: starts in half the time at most", methods=("forkserver",), compares=True, limit=150),
     Case("p18_lambda", "lambdas and closures"),
     Case("p18_no_guard", "a script without a main guard", methods=("spawn", "forkserver")),
     Case("p19_lock_as_argument", "locks and queues as arguments"),
@@ -68,6 +72,8 @@ CASES = [
     Case("p22_cycle_at_exit", "a pool in a cycle at exit"),
     Case("p23_memory_short", "memory short: an error, no bus error"),
     Case("p24_no_semaphores", "no semaphores, no shared memory files"),
+    Case("p25_many_workers", "more than 61 workers on Windows", methods=("spawn",)),
+    Case("p26_manager", "a manager's dict is no server: 3 times the standard library's speed at least", compares=True, limit=150),
     Case("p28_progress", "progress is shown"),
     Case("p30_large", "2.5 GB in one message", methods=("fork",), limit=150),
 ]
@@ -153,6 +159,9 @@ def table(outcomes):
         cells = []
         for engine in ("stdlib", "phalanx"):
             mine = [outcome for outcome in outcomes if outcome.case == case.name and outcome.engine == engine]
+            if case.compares and engine == "stdlib":
+                cells.append("slower")
+                continue
             verdicts = {}
             for outcome in mine:
                 verdicts.setdefault(outcome.verdict, []).append(outcome.variant or "run")
@@ -160,7 +169,7 @@ def table(outcomes):
                 cells.append(next(iter(verdicts)))
             else:
                 cells.append("; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in sorted(verdicts.items())))
-        if any(cells):
+        if cells[1] or (cells[0] and not case.compares):
             lines.append(f"| {case.name[1:3].lstrip('0')} | {case.what} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
 
@@ -181,9 +190,13 @@ def main():
             continue
         for variant in case.variants():
             for engine in engines:
+                if case.compares and engine == "stdlib":
+                    continue
                 outcome = run(case, variant, engine, options.python, options.limit)
                 outcomes.append(outcome)
                 print(f"{case.name:24} {outcome.variant:20} {engine:8} {outcome.verdict:10} {outcome.seconds:6.1f} s", flush=True)
+                if case.compares and outcome.verdict == "good":
+                    print("    " + outcome.detail.splitlines()[0], flush=True)
                 if engine == "phalanx" and outcome.verdict not in ("good", "skipped"):
                     print("    " + outcome.detail.replace("\n", "\n    "), flush=True)
     print()
