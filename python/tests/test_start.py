@@ -399,3 +399,51 @@ if __name__ == "__main__":
 
 def test_a_start_without_descriptors_leaves_nothing(tmp_path):
     run(SHORT, tmp_path)
+
+
+STARTER_DIED = """
+import os, time
+from multiprocessing import forkserver
+import phalanx as mp
+from phalanx import _engine
+
+def work():
+    time.sleep(600)
+
+def pids():
+    return sorted(pid for _, pid, _ in _engine.processes())
+
+if __name__ == "__main__":
+    context = mp.get_context("forkserver")
+    process = context.Process(target=work)
+    process.start()
+    process.kill()
+    process.join()
+    before, blocks = pids(), _engine.usage()[0]
+    read = forkserver.read_signed
+
+    def lost(fd):
+        # The server said it, and nobody heard.
+        read(fd)
+        until = time.monotonic() + 30
+        while pids() == before and time.monotonic() < until:
+            time.sleep(0.01)
+        raise EOFError("unexpected EOF")
+
+    forkserver.read_signed = lost
+    process = context.Process(target=work)
+    try:
+        process.start()
+    except EOFError:
+        pass
+    else:
+        raise AssertionError("it was started")
+    until = time.monotonic() + 30
+    while (pids(), _engine.usage()[0]) != (before, blocks):
+        assert time.monotonic() < until, (pids(), before, _engine.census())
+        time.sleep(0.01)
+"""
+
+
+def test_a_process_whose_start_was_not_reported_ends(tmp_path):
+    run(STARTER_DIED, tmp_path)

@@ -180,7 +180,7 @@ pub(crate) unsafe fn fork_with(
     });
     match made {
         Err(error) => {
-            arena.unreserve_slot(slot);
+            reaper::give_back(ticket);
             Err(error.into())
         }
         Ok((process::Forked::Child, parent_end, child_end)) => {

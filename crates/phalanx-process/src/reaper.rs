@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use phalanx_prim::global::{AtomicBool, AtomicU32, Ordering};
-use phalanx_shm::{ExitRecord, ProcessInfo, session_if_any};
+use phalanx_shm::{ExitRecord, ProcessInfo, Ticket, session_if_any};
 use phalanx_sys::clock::Deadline;
 use phalanx_sys::event::{Epoll, EventFd};
 use phalanx_sys::pidfd::{ExitStatus, PidFd};
@@ -74,7 +74,7 @@ struct Reaper {
     orphans: HashMap<u64, (PidFd, ProcessInfo)>,
     wards: HashMap<u64, Ward>,
     doomed: Vec<Doomed>,
-    promised: Vec<(Deadline, u16)>,
+    promised: Vec<(Deadline, Ticket)>,
     thread: Option<JoinHandle<()>>,
     next: u64,
 }
@@ -251,11 +251,11 @@ pub(crate) fn forget_pauses() {
     DEFERRED.store(false, Ordering::Relaxed);
 }
 
-/// Notes a slot that was promised to the child of a fork by hand.
-pub(crate) fn note_promise(slot: u16) {
+/// Notes a place that was promised to the child of a fork by hand.
+pub(crate) fn note_promise(ticket: Ticket) {
     let Ok(mut guard) = table() else { return };
     if let Some(reaper) = guard.as_mut() {
-        reaper.promised.push((Deadline::after(PROMISE), slot));
+        reaper.promised.push((Deadline::after(PROMISE), ticket));
     }
 }
 
@@ -335,6 +335,23 @@ fn end_ward(pid: u32, slot: u16, status: ExitStatus) {
         for orphan in arena.sweep(slot).orphans {
             adopt(orphan);
         }
+    }
+}
+
+/// Gives a place back whose process was not started, as far as the caller knows. One that was, and whose starter died before
+/// it could say so, is ended: nobody has a handle on it.
+pub(crate) fn give_back(ticket: Ticket) {
+    let Some(arena) = session_if_any() else {
+        return;
+    };
+    let slot = ticket.slot();
+    if arena.ticket(slot) != ticket || arena.unreserve_slot(slot) {
+        return;
+    }
+    let process = arena.process(slot);
+    if process.state == phalanx_shm::SlotState::Live && arena.ticket(slot) == ticket {
+        kill_family(process);
+        adopt(process);
     }
 }
 
@@ -496,8 +513,11 @@ fn what_is_due() {
         doomed.extend(reaper.doomed.extract_if(.., |one| one.at.has_passed()));
         promised.extend(reaper.promised.extract_if(.., |(at, _)| at.has_passed()));
     }
-    for (_, slot) in promised {
-        arena.unreserve_slot(slot);
+    for (_, ticket) in promised {
+        // Not if the child came and went, and somebody else has the slot by now.
+        if arena.ticket(ticket.slot()) == ticket {
+            arena.unreserve_slot(ticket.slot());
+        }
     }
     for Doomed { orphan, .. } in doomed {
         kill_family(orphan);

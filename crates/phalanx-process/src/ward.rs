@@ -141,11 +141,8 @@ impl Ward {
 
 impl Drop for Ward {
     fn drop(&mut self) {
-        if !self.started
-            && self.owner == ids::pid()
-            && let Some(arena) = session_if_any()
-        {
-            arena.unreserve_slot(self.slot);
+        if !self.started && self.owner == ids::pid() {
+            reaper::give_back(self.ticket);
         }
     }
 }
@@ -181,8 +178,9 @@ pub fn before_fork() {
     }
     // Without a slot left the child joins by itself when it must, and learns then why it cannot.
     if let Ok(slot) = arena.reserve_slot() {
-        phalanx_shm::promise_slot(arena.ticket(slot));
-        reaper::note_promise(slot);
+        let ticket = arena.ticket(slot);
+        phalanx_shm::promise_slot(ticket);
+        reaper::note_promise(ticket);
     }
 }
 

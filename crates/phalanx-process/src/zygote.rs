@@ -49,9 +49,9 @@ use serde::de::DeserializeOwned;
 use crate::child::{Child, Parts};
 use crate::entry::{self, Orders, REFUSED_CODE, Role};
 use crate::error::StartError;
-use crate::fork;
 use crate::start::{self, StartHandle};
 use crate::task::{Payload, TaskRef};
+use crate::{fork, reaper};
 
 /// What the socket carries: slot, flags, start record.
 const REQUEST: usize = 24;
@@ -165,6 +165,7 @@ pub(crate) fn entry_spawn(
     let arena = phalanx_shm::session()?;
     start::install();
     let slot = arena.reserve_slot()?;
+    let ticket = arena.ticket(slot);
     let spawned = (|| {
         let (parent_end, child_end) = tie::tie_pair()?;
         let file = arena
@@ -176,7 +177,7 @@ pub(crate) fn entry_spawn(
             arena: file.as_raw_fd(),
             tie: child_end.as_fd().as_raw_fd(),
             socket: socket_number.unwrap_or(-1),
-            ticket: arena.ticket(slot).to_bits(),
+            ticket: ticket.to_bits(),
             start: start
                 .as_ref()
                 .map_or(0, |(start, _)| start.block().to_bits()),
@@ -215,7 +216,7 @@ pub(crate) fn entry_spawn(
     let (pid, tie) = match spawned {
         Ok(spawned) => spawned,
         Err(error) => {
-            arena.unreserve_slot(slot);
+            reaper::give_back(ticket);
             return Err(error.into());
         }
     };
@@ -268,12 +269,13 @@ pub(crate) fn spawn_through(
 ) -> Result<Arc<Child>, StartError> {
     let arena = phalanx_shm::session()?;
     let slot = arena.reserve_slot()?;
+    let ticket = arena.ticket(slot);
     let started = tie::tie_pair()
         .map_err(StartError::from)
         .and_then(|(parent_end, child_end)| {
             let stderr = parts.stderr_write.as_ref();
             let pid = lock(connection).request(
-                arena.ticket(slot),
+                ticket,
                 start.block(),
                 parts.quiet_interrupt,
                 &child_end,
@@ -284,7 +286,7 @@ pub(crate) fn spawn_through(
     let (pid, tie) = match started {
         Ok(started) => started,
         Err(error) => {
-            arena.unreserve_slot(slot);
+            reaper::give_back(ticket);
             return Err(error);
         }
     };

@@ -282,9 +282,9 @@ impl Arena {
         Err(AllocError::TooManyProcesses)
     }
 
-    /// Gives a reserved slot back; the process was not started. One that runs in it already keeps it.
-    pub fn unreserve_slot(&self, slot: u16) {
-        self.try_unreserve(slot);
+    /// Gives a reserved slot back; the process was not started. Returns `false` if one runs in it already, and keeps it.
+    pub fn unreserve_slot(&self, slot: u16) -> bool {
+        self.try_unreserve(slot)
     }
 
     /// As [`unreserve_slot`](Self::unreserve_slot); `false` if a process runs in it already.
