@@ -444,7 +444,8 @@ def live(options, ctx, seconds, killer):
     tasks.end()
     items = drain(me, world)
     locks_are_free(me, world)
-    deaths = crowd.ends
+    # A start that failed may have got as far as a process that ran for a moment.
+    deaths = {role: crowd.ends[role] + crowd.refused for role in ("producer", "consumer")}
     if items["in doubt"] > deaths["producer"]:
         me.complain(f"{items['in doubt']} items in doubt of {deaths['producer']} dead producers")
     if items["lost"] > items["reported lost"] or items["reported lost"] > deaths["consumer"]:
@@ -457,7 +458,7 @@ def live(options, ctx, seconds, killer):
         "items": dict(items),
         "tasks": dict(tasks.outcomes),
         "operations": {name: int(count) for name, count in zip(names, world.counts) if count},
-        "deaths": dict(deaths),
+        "deaths": dict(crowd.ends),
         "manager lived": manager_lived,
         "worst delay": round(max(world.late), 3),
         "broken": int(sum(world.broken)),

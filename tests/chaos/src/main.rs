@@ -106,6 +106,8 @@ struct Crowd {
     names: Vec<String>,
     processes: BTreeMap<String, Process<()>>,
     deaths: BTreeMap<String, u64>,
+    /// Starts that failed, and may have got as far as a process that ran for a moment.
+    refused: u64,
 }
 
 impl Crowd {
@@ -130,9 +132,12 @@ impl Crowd {
                 .name(name.clone())
                 .start_method(self.world.method())
                 .spawn(members::play, member);
-            // Refused: something is short, or its zygote was killed. Later, then.
-            if let Ok(process) = started {
-                self.processes.insert(name.clone(), process);
+            match started {
+                Ok(process) => {
+                    self.processes.insert(name.clone(), process);
+                }
+                // Something is short, or its zygote was killed. Later, then.
+                Err(_) => self.refused += 1,
             }
         }
     }
@@ -231,6 +236,7 @@ fn live(options: &Options, seconds: f64, killed: bool) -> Result<serde_json::Val
         names,
         processes: BTreeMap::new(),
         deaths: BTreeMap::new(),
+        refused: 0,
     };
     let mut tasks = Tasks::new(root.clone())?;
     crowd.tend();
@@ -259,7 +265,7 @@ fn live(options: &Options, seconds: f64, killed: bool) -> Result<serde_json::Val
     tasks.end();
     let mut items = drain(&root);
     locks_are_free(&root);
-    let died = |role| crowd.deaths.get(role).copied().unwrap_or(0);
+    let died = |role| crowd.deaths.get(role).copied().unwrap_or(0) + crowd.refused;
     let item = |name: &str| items.get(name).copied().unwrap_or(0);
     if item("in doubt") > died("producer") {
         root.complain(&format!(
