@@ -126,12 +126,14 @@ def summary(function, call):
 
 # ---- last words, the worker's side ----
 
-_fault_file = None
+# The descriptor that the fault handler writes to.
+_fault_file = -1
+_watches_forks = False
 
 
 def listen(pid, words_fd, number):
     """Note from now on what this process says on stderr, and where it is when a fatal signal comes."""
-    global _fault_file
+    global _fault_file, _watches_forks
     at = _engine.Words.part(number)
     ring_at, ring, fault_at = _engine.Words.PLACES
     try:
@@ -143,17 +145,20 @@ def listen(pid, words_fd, number):
     if not faulthandler.is_enabled():
         faulthandler.enable(words)
     _note_writes(sys.stderr, words, at, ring_at, ring)
-    # A process forked in a task has last words of its own.
-    if _fault_file is None:
-        os.register_at_fork(after_in_child=_forget)
     _fault_file = words
+    if not _watches_forks:
+        _watches_forks = True
+        os.register_at_fork(after_in_child=_forget)
 
 
 def _forget():
+    """A process forked in a task says nothing in its parent's name."""
     global _fault_file
-    if _fault_file is not None:
-        faulthandler.disable()
-        os.close(_fault_file)
+    if _fault_file >= 0:
+        # The handler may be the program's by now: it is left alone, and ours writes to nobody.
+        nobody = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nobody, _fault_file, inheritable=False)
+        os.close(nobody)
         _fault_file = -1
 
 
@@ -181,7 +186,8 @@ def _note_writes(stream, words, at, ring_at, ring):
 
     try:
         stream.write = noted
-    except AttributeError:
+    except (AttributeError, TypeError):
+        # A stream that lets nobody in.
         pass
 
 

@@ -233,12 +233,24 @@ def test_a_fault_handler_of_the_program_stays_its_own():
     assert "in string_at" in done.stdout and done.stderr == ""
 
 
+def test_a_nested_pool_is_told_of_its_own_workers():
+    def outer():
+        with pool.Pool(1) as inner:
+            return death(inner, crash).stderr
+
+    with pool.Pool(1) as made:
+        assert made.apply(outer) == "last words\n"
+        error = death(made, kill)
+    assert (error.stack, error.stderr) == ("", "")
+
+
 def test_a_process_forked_in_a_task_leaves_no_words():
     def forks():
         pid = os.fork()
         if pid == 0:
+            if os.fork() == 0:
+                os._exit(0)
             sys.stderr.write("")
-            assert not faulthandler.is_enabled()
             os.kill(os.getpid(), signal.SIGSEGV)
         os.waitpid(pid, 0)
         os.kill(os.getpid(), signal.SIGKILL)
