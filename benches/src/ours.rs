@@ -7,6 +7,9 @@ use phalanx::{
     Lock, Patience, Pool, Process, Queue, RawQueue, SharedScope, Spin, StartMethod, TaskHandle,
 };
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::lock::Locked;
 use crate::ring::read_all;
 use crate::{Contestant, Result, repeat};
@@ -143,12 +146,15 @@ pub fn one_way_bytes(size: usize, waits: Waits) -> Result<impl Contestant> {
     })
 }
 
-fn receive_typed(queue: Queue<Vec<u8>>, done: Queue<u64>, announced: Queue<u64>) {
+fn receive_typed<T>(queue: Queue<T>, done: Queue<u64>, announced: Queue<u64>)
+where
+    T: DeserializeOwned + AsRef<[u8]>,
+{
     while let Ok(count) = announced.get() {
         for _ in 0..count {
             match queue.get() {
                 Ok(value) => {
-                    std::hint::black_box(read_all(&value));
+                    std::hint::black_box(read_all(value.as_ref()));
                 }
                 Err(_) => return,
             }
@@ -159,30 +165,32 @@ fn receive_typed(queue: Queue<Vec<u8>>, done: Queue<u64>, announced: Queue<u64>)
     }
 }
 
-/// Messages as serde values.
+/// Messages as serde values: `Vec<u8>`, or what serializes bytes as bytes.
 ///
 /// # Errors
 /// When the process cannot be started.
-pub fn one_way_typed(size: usize) -> Result<impl Contestant> {
+pub fn one_way_typed<T>(size: usize) -> Result<impl Contestant>
+where
+    T: Serialize + DeserializeOwned + AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static,
+{
     let ahead = ((1 << 20) / size as u64).clamp(2, 1024);
     let (queue, done, announced) = (
-        Queue::<Vec<u8>>::bounded(ahead)?,
+        Queue::<T>::bounded(ahead)?,
         Queue::<u64>::new()?,
         Queue::<u64>::new()?,
     );
     let process = Ended(Process::spawn(
-        receive_typed,
+        receive_typed::<T>,
         (queue.clone(), done.clone(), announced.clone()),
     )?);
-    let mut payload = Some(vec![7_u8; size]);
     Ok(move |count| -> Result<Duration> {
         let _ = &process;
         announced.put(count)?;
         let began = Instant::now();
         for _ in 0..count {
-            let value = payload.take().unwrap_or_default();
-            queue.put(value)?;
-            payload = Some(vec![7_u8; size]);
+            queue
+                .put(T::from(vec![7_u8; size]))
+                .map_err(|error| error.kind)?;
         }
         done.get()?;
         Ok(began.elapsed())

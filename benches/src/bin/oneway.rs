@@ -79,7 +79,10 @@ fn contestants(size: usize) -> Vec<Entry> {
             ours::one_way_bytes(size, Waits::AtOnce)
         }),
         Entry::new(Role::Phalanx, "Queue<Vec<u8>>, bounded", move || {
-            ours::one_way_typed(size)
+            ours::one_way_typed::<Vec<u8>>(size)
+        }),
+        Entry::new(Role::Phalanx, "Queue<ByteBuf>, bounded", move || {
+            ours::one_way_typed::<phalanx::ByteBuf>(size)
         }),
     ]);
     entries

@@ -79,6 +79,17 @@ pub use phalanx_sync::{
 };
 pub use phalanx_thread as thread;
 pub use phalanx_watch as watch;
+/// Bytes that are serialized as bytes: a `Vec<u8>` is a sequence of numbers to serde, and slow.
+///
+/// ```
+/// use phalanx::{ByteBuf, Queue};
+///
+/// let queue = Queue::new()?;
+/// queue.put(ByteBuf::from(vec![7; 100]))?;
+/// assert_eq!(*queue.get()?, [7; 100]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub use serde_bytes::ByteBuf;
 
 // Every process of a program can be asked to look, from its first moment on.
 phalanx_process::__private::inventory::submit! {
