@@ -107,12 +107,14 @@ class Placed:
             return super().wait(timeout)
         from phalanx import deadlocks
 
-        with deadlocks.noted("process", self.pid) as sleeps:
+        with deadlocks.noted("process", self.pid) as wait:
             while True:
-                sleeps()
-                code = super().wait(now[1])
+                wait.looks()
+                code = self.poll()
                 if code is not None:
                     return code
+                wait.sleeps()
+                super().wait(now[1])
 
     def poll(self, flag=os.WNOHANG):
         code = super().poll(flag)

@@ -103,10 +103,10 @@ _stock_join = threading.Thread.join
 
 @contextlib.contextmanager
 def noted(kind, number):
-    """Note a wait that is made of short ones; the function that is had says that the next begins."""
+    """Note a wait that is made of short ones: call ``looks()`` before each look for the end, ``sleeps()`` after it."""
     wait = _engine.Noted(kind, number)
     try:
-        yield wait.sleeps
+        yield wait
     finally:
         wait.ends()
 
@@ -123,12 +123,13 @@ def _join(self, timeout=None):
     number = self.native_id if self._initialized and self._started.is_set() else None
     if every is None or number is None or self is threading.current_thread():
         return _stock_join(self, timeout)
-    with noted("thread", number) as sleeps:
+    with noted("thread", number) as wait:
         while True:
-            sleeps()
-            _stock_join(self, every)
+            wait.looks()
             if not self.is_alive():
                 return None
+            wait.sleeps()
+            _stock_join(self, every)
 
 
 _join.__name__, _join.__qualname__ = "join", "Thread.join"

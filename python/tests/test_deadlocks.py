@@ -99,6 +99,37 @@ def test_threads_and_processes_in_one_circle(method, tmp_path):
     assert done.stdout.splitlines() == ["3 2 True", "['Lock', 'Lock', 'Lock']", "0"], done.stderr
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_join_of_a_process_that_waits_for_us(method, tmp_path):
+    path = program(
+        tmp_path,
+        """
+import multiprocessing, sys
+
+def child(lock):
+    with lock:
+        pass
+
+if __name__ == "__main__":
+    ctx = multiprocessing.get_context(sys.argv[1])
+    lock = ctx.Lock()
+    process = ctx.Process(target=child, args=(lock,))
+    with lock:
+        process.start()
+        try:
+            process.join()
+        except RuntimeError as error:
+            print(type(error).__name__, sorted(party["waits_for"]["kind"] for party in error.parties))
+    process.join()
+    print("over")
+""",
+    )
+    done = run("-m", "phalanx", "--deadlocks=raise", path, method)
+    # Either of the two may be the youngest waiter.
+    assert "DeadlockError" in done.stdout + done.stderr
+    assert done.stdout.endswith("over\n")
+
+
 def test_an_rlock_a_named_lock_and_the_places_are_in_the_report(tmp_path):
     path = program(
         tmp_path,

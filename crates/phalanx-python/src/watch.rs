@@ -227,17 +227,21 @@ impl Noted {
         })
     }
 
-    /// Says that the end was not there yet, and that this thread is about to sleep for a while. Raises a DeadlockError if it
-    /// has to give up.
+    /// Says that this thread is about to look whether the end is there.
+    fn looks(&mut self) {
+        if let Some(waiting) = self.waiting.as_mut().filter(|_| self.begun) {
+            waiting.cut();
+            waiting.looks();
+        }
+    }
+
+    /// Says that the end was not there, and that this thread is about to sleep for a while. Raises a DeadlockError if it has to
+    /// give up.
     fn sleeps(&mut self, py: Python<'_>) -> PyResult<()> {
         let waiting = self
             .waiting
             .as_mut()
             .ok_or_else(|| PyRuntimeError::new_err("this wait is over"))?;
-        if self.begun {
-            waiting.cut();
-            waiting.looks();
-        }
         self.begun = true;
         let (subject, object) = (self.subject, self.object);
         let patience = Patience {

@@ -17,8 +17,8 @@
 //!
 //! Threads that have a deadline are helped by the clock and never part of it. *Only another of them can do it* is: for a
 //! lock, its owner (a lock that others were seen to free has none; and a thread that waits for a lock it has itself may be
-//! waiting for another thread to free it, unless only the guard can); for a joined thread or process, itself; for everything
-//! else, any thread of the process, or of the tree if it is shared. All of them must be accounted for: the threads that the
+//! waiting for another thread to free it, unless only the guard can); for a joined thread, itself; for a joined process, any thread
+//! of it; for everything else, any thread of the process, or of the tree if it is shared. All of them must be accounted for: the threads that the
 //! system lists, without the engine's own helpers; no process that is being started or swept; no child with the arena that
 //! has not joined; no handler for a signal by which somebody outside could intervene. One thread in a system call that is
 //! not ours, and nothing is said.
@@ -195,8 +195,9 @@ impl Survey {
             .collect::<Option<_>>()?;
         let last = members.iter().map(|wait| wait.since).max()?;
         let witnessed = |wait: &Wait| match wait.subject {
-            Subject::SharedLock | Subject::Thread | Subject::Process => true,
-            Subject::SharedGate | Subject::PrivateLock | Subject::PrivateGate => wait.looked > last,
+            Subject::SharedLock => true,
+            // Of a thread or process as well: its number may be another's by now.
+            _ => wait.looked > last,
         };
         let all = members.iter().all(|wait| {
             witnessed(wait) && !arena.process_is_gone(wait.slot) && arena.still_waits(wait)
@@ -254,10 +255,8 @@ fn needs_of(
             slot: wait.slot,
             tid: u32::try_from(wait.object).ok()?,
         })),
-        Subject::Process => Some(Needs::One(Thread {
-            slot: slot_of(wait.object)?,
-            tid: u32::try_from(wait.object).ok()?,
-        })),
+        // Any of its threads can end it.
+        Subject::Process => Some(Needs::Process(slot_of(wait.object)?)),
         Subject::PrivateLock => match wait.holder {
             0 => Some(Needs::Process(wait.slot)),
             _ if signal => Some(Needs::Process(wait.slot)),
