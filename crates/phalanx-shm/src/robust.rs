@@ -513,8 +513,11 @@ impl<S: Scope> RawLock<S> {
             }
             points::point("lock.sleep");
             slept = CONTENDED;
-            let at = |arena: &Arena| place_of(arena, &self.word);
-            waiting.sleeps(S::LOCK, at, u32::from(owner.thread), patience)?;
+            // A first note takes a block of the arena: not while one of the arena's own locks is waited for, or had.
+            if LOOKS_AGAIN.get() == 0 {
+                let at = |arena: &Arena| place_of(arena, &self.word);
+                waiting.sleeps(S::LOCK, at, u32::from(owner.thread), patience)?;
+            }
             let ask = S::is_mortal() && asked.is_none();
             let waited = self.sleep(&mut waiting, now | CONTENDED, patience.deadline, ask);
             points::point("lock.woken");
