@@ -275,9 +275,13 @@ class Level:
             for entry in os.listdir("/proc")
             if entry.isdigit() and (stat := stat_of(entry)) and stat[1] == os.getpid() and not is_foreign(entry)
         ]
-        # Which process holds it does not matter: a server that was killed has a successor.
+        # This process's own tables grow with the handles it has at once, and stay. Whose the others are does not matter: a server
+        # that was killed has a successor.
+        me = _engine.slot()
         self.blocks = collections.Counter(
-            f"{kind} of {'a process' if holder < 65_000 else 'an object'}" for kind, holder in _engine.census()
+            f"{kind} of {'a process' if holder < 65_000 else 'an object'}"
+            for kind, holder in _engine.census()
+            if not (holder == me and kind in ("Holds", "Waits"))
         )
         self.shm = sorted(os.listdir("/dev/shm"))
 
@@ -295,6 +299,7 @@ class Level:
             found.append(f"children: {[(pid, stat_of(pid)) for pid in self.children]}, were {len(other.children)}")
         if self.blocks != other.blocks:
             found.append(f"blocks of the arena: more {dict(self.blocks - other.blocks)}, fewer {dict(other.blocks - self.blocks)}")
+            found.append(f"in the table: {[(pid, parent, is_alive(pid)) for _, pid, parent in _engine.processes()]}")
         if options.own_shm and self.shm != other.shm:
             found.append(f"/dev/shm: {self.shm}, was {other.shm}")
         strangers = [pid for pid in family() if pid not in self.children and stat_of(pid)]

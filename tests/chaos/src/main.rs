@@ -17,7 +17,9 @@ use phalanx_testkit::Level;
 use serde_json::json;
 
 use crate::tasks::Tasks;
-use crate::world::{ACCEPTED, Member, PARTIES, PERMITS, PRODUCERS, REFUSED, TRIED, World};
+use crate::world::{
+    ACCEPTED, Member, PARTIES, PERMITS, PRODUCERS, REFUSED, TRIED, World, is_alive,
+};
 
 #[derive(Clone, Debug, Parser)]
 #[command(about = "One round of chaos through the Rust face")]
@@ -163,6 +165,12 @@ fn blocks() -> BTreeMap<String, usize> {
         .map(phalanx_shm::Arena::census)
         .unwrap_or_default()
     {
+        // This process's own tables grow with the handles it has at once, and stay.
+        if holder == phalanx_shm::current_slot()
+            && matches!(kind, phalanx_shm::Kind::Holds | phalanx_shm::Kind::Waits)
+        {
+            continue;
+        }
         // Which process it is does not matter: a zygote that was killed has a successor.
         let holder = if usize::from(holder) <= phalanx_shm::MAX_PROCESSES {
             "a process"
@@ -212,6 +220,20 @@ fn differences(now: &Left, before: &Left, own_shm: bool) -> Vec<String> {
         let was = before.1.get(what).copied().unwrap_or(0);
         if *count > was {
             found.push(format!("blocks: {} more of {what}", count - was));
+        }
+    }
+    if !found.is_empty() {
+        let processes = phalanx_shm::session().map(phalanx_shm::Arena::processes);
+        for one in processes.unwrap_or_default() {
+            let lives = if is_alive(one.pid) {
+                "lives"
+            } else {
+                "is gone"
+            };
+            found.push(format!(
+                "in the table: {} {:?}, below {}, {lives}",
+                one.pid, one.state, one.parent
+            ));
         }
     }
     if own_shm && now.2 != before.2 {
