@@ -147,8 +147,8 @@ fn who_comes_too_late_does_not_get_anothers_place() {
     });
     assert!(child.wait().is_success());
     arena.sweep(slot);
-    others
-        .into_iter()
-        .for_each(|slot| arena.unreserve_slot(slot));
+    for slot in others {
+        assert!(arena.unreserve_slot(slot));
+    }
     assert_eq!(arena.processes().len(), 1);
 }
