@@ -4,6 +4,8 @@ Three doors to the same thing: ``import phalanx as mp``; ``phalanx.install()``, 
 ``threading`` and ``queue`` hand out this package's objects, here and in every child; ``python -m phalanx app.py``.
 
 Importing the package starts nothing and imports nothing of ``multiprocessing``: that comes with the first use.
+
+(For pytest, which would complain of a plugin's package that is imported before it: PYTEST_DONT_REWRITE.)
 """
 
 from phalanx._engine import __version__

@@ -113,7 +113,7 @@ PROGRAMS = [
     Program("pandarallel_apply", "Pool with an initializer, Manager's queue, frames through a Pool"),
     Program("asyncio_executors", "ProcessPoolExecutor by every method under asyncio, subprocess"),
     Program("uvicorn_workers", "Process by spawn, Pipe, signals; a worker killed"),
-    Program("gevent_patched", "threading and queue patched by others before, Pipe, Process"),
+    Program("gevent_patched", "threading and queue patched by others, Pipe, Lock, Value"),
     Program("aiomultiprocess_pool", "Process and Queue by spawn under asyncio"),
     Program("loguru_queue", "SimpleQueue, Lock and Event by every method"),
     Program(

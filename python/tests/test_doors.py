@@ -76,6 +76,12 @@ def test_a_traceback_shows_the_program_alone(folder):
     assert "phalanx" not in got.stderr and "OSError: no" in got.stderr
 
 
+def test_pytest_says_nothing_of_the_package(folder):
+    (folder / "test_one.py").write_text("def test_one():\n    pass\n")
+    got = run(["-m", "phalanx", "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "test_one.py"], folder)
+    assert got.returncode == 0 and "warning" not in got.stdout, got.stdout
+
+
 def test_help_and_mistakes(folder):
     assert "usage:" in run(["-m", "phalanx", "--help"], folder).stdout
     assert run(["-m", "phalanx"], folder).returncode == 2

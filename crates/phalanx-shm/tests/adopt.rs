@@ -148,7 +148,7 @@ fn who_comes_too_late_does_not_get_anothers_place() {
     assert!(child.wait().is_success());
     arena.sweep(slot);
     for slot in others {
-        arena.unreserve_slot(slot);
+        assert!(arena.unreserve_slot(slot));
     }
     assert_eq!(arena.processes().len(), 1);
 }

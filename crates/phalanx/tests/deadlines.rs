@@ -29,6 +29,7 @@ fn square(number: u64) -> u64 {
 fn hold(lock: Lock, rlock: RLock, there: Event, over: Event) {
     let _guards = (lock.lock(), rlock.lock());
     there.set();
+    // Told or not, it is over then.
     let _ = over.wait_timeout(LONG);
 }
 

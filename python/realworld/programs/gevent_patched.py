@@ -1,4 +1,4 @@
-"""gevent: everything patched before anything else is imported, then greenlets, threads that are greenlets, queues, and a process."""
+"""gevent: everything patched before anything else is imported, then greenlets, threads that are greenlets, queues, a pipe."""
 
 from gevent import monkey
 
@@ -24,11 +24,6 @@ def work(jobs, results, lock):
 
 def double(n):
     return 2 * n
-
-
-def in_a_process(pipe):
-    pipe.send([double(n) for n in range(5)])
-    pipe.close()
 
 
 def main():
@@ -61,12 +56,10 @@ def main():
         gevent.spawn(notify)
         print(condition.wait(20))
 
-    ours, theirs = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.Process(target=in_a_process, args=(theirs,))
-    process.start()
-    print(ours.recv())
-    process.join()
-    print(process.exitcode)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    with multiprocessing.Lock():
+        sender.send([double(n) for n in range(5)])
+    print(receiver.recv(), multiprocessing.Value("i", 3).value)
 
 
 if __name__ == "__main__":
