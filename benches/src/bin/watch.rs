@@ -29,7 +29,7 @@ fn table(options: &Options) -> Result {
 }
 
 /// A lock of tracing-mutex, which refuses an order of locking that could end in a circle.
-struct Traced(tracing_mutex::stdsync::Mutex<()>);
+struct Traced(tracing_mutex::stdsync::tracing::Mutex<()>);
 
 impl Locked for Traced {
     fn locked<R>(&self, inside: impl FnOnce() -> R) -> R {
@@ -94,7 +94,7 @@ macro_rules! contestant {
             Kind::Std => boxed($with(std::sync::Mutex::new(()), $watch)),
             Kind::ParkingLot => boxed($with(parking_lot::Mutex::new(()), $watch)),
             Kind::Traced => boxed($with(
-                Traced(tracing_mutex::stdsync::Mutex::new(())),
+                Traced(tracing_mutex::stdsync::tracing::Mutex::new(())),
                 $watch,
             )),
             Kind::Checked => boxed($with(Checked(no_deadlocks::Mutex::new(())), $watch)),
