@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use phalanx_shm::{ExitRecord, LookAgain, Patience, Subject, session_if_any};
+use phalanx_shm::{ExitRecord, LookAgain, Patience, Subject, Ticket, session_if_any};
 use phalanx_sys::clock::Deadline;
 use phalanx_sys::event::Epoll;
 use phalanx_sys::pidfd::{ExitStatus, PidFd, Polled};
@@ -30,6 +30,8 @@ const TAIL: usize = 4096;
 pub struct Child {
     pub(crate) pid: u32,
     pub(crate) slot: u16,
+    /// Which turn of the slot it is.
+    ticket: Ticket,
     pub(crate) name: Mutex<String>,
     pub(crate) daemon: AtomicBool,
     /// The process that started it; a forked child that inherits the handle is another.
@@ -110,7 +112,7 @@ fn was_killed(status: ExitStatus) -> bool {
 /// What a new child is made of.
 pub(crate) struct Parts {
     pub(crate) pid: u32,
-    pub(crate) slot: u16,
+    pub(crate) ticket: Ticket,
     pub(crate) name: String,
     pub(crate) daemon: bool,
     pub(crate) start: Option<StartHandle>,
@@ -139,8 +141,11 @@ fn pass_on(mut bytes: &[u8]) {
 }
 
 /// Gives back what the dead process of a slot held, and sees to its children.
-fn sweep(slot: u16, status: ExitStatus) {
-    let Some(arena) = session_if_any().filter(|_| slot != 0) else {
+fn sweep(ticket: Ticket, status: ExitStatus) {
+    let slot = ticket.slot();
+    // Whoever found it as an orphan may have been first, and the slot may have its next process.
+    let Some(arena) = session_if_any().filter(|arena| slot != 0 && arena.ticket(slot) == ticket)
+    else {
         return;
     };
     let spare = arena.spare_of(slot);
@@ -155,7 +160,7 @@ fn sweep(slot: u16, status: ExitStatus) {
             ExitStatus::Unknown => ExitRecord::Unknown,
         },
     );
-    for orphan in arena.sweep(slot).orphans {
+    for orphan in arena.sweep(ticket).orphans {
         reaper::adopt(orphan);
     }
 }
@@ -167,7 +172,7 @@ impl Child {
     ///
     /// When no descriptor or no room for the reaper's thread is left; the process was ended and swept then.
     pub(crate) fn watch(parts: Parts) -> std::io::Result<Arc<Self>> {
-        let (pid, slot) = (parts.pid, parts.slot);
+        let (pid, ticket) = (parts.pid, parts.ticket);
         let watched = Self::try_watch(parts);
         if let Err(error) = &watched {
             // Somebody who waits for any child was first if there is none of this id. Otherwise the id still means this child.
@@ -175,7 +180,7 @@ impl Child {
                 let _ = phalanx_sys::process::signal(pid, signal::SIGKILL);
                 phalanx_sys::process::collect(pid);
             }
-            sweep(slot, ExitStatus::Unknown);
+            sweep(ticket, ExitStatus::Unknown);
         }
         watched
     }
@@ -185,7 +190,8 @@ impl Child {
         oom::begin();
         let child = Arc::new(Self {
             pid: parts.pid,
-            slot: parts.slot,
+            slot: parts.ticket.slot(),
+            ticket: parts.ticket,
             name: Mutex::new(parts.name),
             daemon: AtomicBool::new(parts.daemon),
             owner: ids::pid(),
@@ -239,7 +245,7 @@ impl Child {
         self.drain_stderr(true);
         // A grandchild may hold the other end open for ever; nobody would listen to it.
         lock(&self.stderr).pipe = None;
-        sweep(self.slot, status);
+        sweep(self.ticket, status);
         end.status = Some(status);
         if let Some(start) = &self.start {
             // Those it never read: handles in them hold their objects.
@@ -263,7 +269,7 @@ impl Child {
     pub(crate) fn collect_spare(pid: u32) {
         let parts = Parts {
             pid,
-            slot: 0,
+            ticket: Ticket::default(),
             name: "spare".to_owned(),
             daemon: true,
             start: None,

@@ -140,9 +140,9 @@ extern "C" fn in_child() {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub unsafe fn fork() -> Result<Fork, StartError> {
-    let parts = |pid, slot, tie| Parts {
+    let parts = |pid, ticket, tie| Parts {
         pid,
-        slot,
+        ticket,
         name: format!("Fork-{pid}"),
         daemon: false,
         start: None,
@@ -164,7 +164,7 @@ pub unsafe fn fork() -> Result<Fork, StartError> {
 ///
 /// As for [`fork`].
 pub(crate) unsafe fn fork_with(
-    parts: impl FnOnce(u32, u16, tie::ParentEnd) -> Parts,
+    parts: impl FnOnce(u32, Ticket, tie::ParentEnd) -> Parts,
 ) -> Result<Option<Arc<Child>>, StartError> {
     let arena = phalanx_shm::session()?;
     start::install();
@@ -190,7 +190,7 @@ pub(crate) unsafe fn fork_with(
         }
         Ok((process::Forked::Parent(pid), parent_end, child_end)) => {
             drop(child_end);
-            Ok(Some(Child::watch(parts(pid, slot, parent_end))?))
+            Ok(Some(Child::watch(parts(pid, ticket, parent_end))?))
         }
     }
 }

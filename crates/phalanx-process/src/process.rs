@@ -252,9 +252,9 @@ impl Builder {
         let mut extras = self.extras(std::any::type_name_of_val(&closure).to_owned())?;
         let write = extras.stderr_write.take();
         let name = self.process_name();
-        let parts = |pid, slot, tie| Parts {
+        let parts = |pid, ticket, tie| Parts {
             pid,
-            slot,
+            ticket,
             name,
             daemon: extras.daemon,
             start: Some(start),

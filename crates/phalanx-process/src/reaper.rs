@@ -322,6 +322,8 @@ fn end_ward(pid: u32, slot: u16, status: ExitStatus) {
     let Some(arena) = session_if_any() else {
         return;
     };
+    // Before the look at who is in it: another turn of the slot is not swept.
+    let ticket = arena.ticket(slot);
     let process = arena.process(slot);
     if process.state == phalanx_shm::SlotState::Reserved {
         arena.unreserve_slot(slot);
@@ -332,7 +334,7 @@ fn end_ward(pid: u32, slot: u16, status: ExitStatus) {
             ExitStatus::Unknown => ExitRecord::Unknown,
         };
         arena.record_exit(slot, record);
-        for orphan in arena.sweep(slot).orphans {
+        for orphan in arena.sweep(ticket).orphans {
             adopt(orphan);
         }
     }
@@ -432,11 +434,13 @@ fn bury(orphan: ProcessInfo) {
     let Some(arena) = session_if_any() else {
         return;
     };
+    // Before the look at who is in it: another turn of the slot is not swept.
+    let ticket = arena.ticket(orphan.slot);
     if arena.process(orphan.slot).pid != orphan.pid {
         return;
     }
     arena.record_exit(orphan.slot, ExitRecord::Unknown);
-    for next in arena.sweep(orphan.slot).orphans {
+    for next in arena.sweep(ticket).orphans {
         adopt(next);
     }
 }

@@ -92,7 +92,7 @@ pub(crate) fn shared() -> Result<Arc<Mutex<Connection>>, StartError> {
     let me = ids::pid();
     if let Some((owner, connection)) = current.as_ref()
         && *owner == me
-        && lock(connection).child.status().is_none()
+        && lock(connection).is_alive()
     {
         return Ok(Arc::clone(connection));
     }
@@ -116,6 +116,11 @@ impl Connection {
             child,
             socket: ours,
         })
+    }
+
+    /// Tells whether the zygote is there, also where its death has not been collected yet.
+    fn is_alive(&self) -> bool {
+        self.child.status().is_none() && socket::is_whole(&self.socket)
     }
 
     /// Asks for a process and returns its id.
@@ -223,7 +228,7 @@ pub(crate) fn entry_spawn(
     let parts = match start {
         None => Parts {
             pid,
-            slot,
+            ticket,
             name: name.to_owned(),
             daemon: true,
             start: None,
@@ -234,7 +239,7 @@ pub(crate) fn entry_spawn(
         },
         Some((start, parts)) => Parts {
             pid,
-            slot,
+            ticket,
             name: name.to_owned(),
             daemon: parts.daemon,
             start: Some(start),
@@ -292,7 +297,7 @@ pub(crate) fn spawn_through(
     };
     Ok(Child::watch(Parts {
         pid,
-        slot,
+        ticket,
         name: name.to_owned(),
         daemon: parts.daemon,
         start: Some(start),
@@ -551,9 +556,9 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Zygote<A,
     pub unsafe fn fork(closure: impl Fn(A) -> R + 'static) -> Result<Self, StartError> {
         let (ours, theirs) = socket::seqpacket_pair()?;
         let arena = phalanx_shm::session()?;
-        let parts = |pid, slot, tie| Parts {
+        let parts = |pid, ticket, tie| Parts {
             pid,
-            slot,
+            ticket,
             name: "zygote".to_owned(),
             daemon: true,
             start: None,

@@ -300,9 +300,14 @@ impl Arena {
     }
 
     /// Takes a slot over for its sweep; `false` if nobody is in it, a living process is, or somebody alive sweeps it.
-    pub(crate) fn take_for_sweep(&self, slot: u16) -> bool {
+    pub(crate) fn take_for_sweep(&self, ticket: Ticket) -> bool {
+        let slot = ticket.slot();
         let entry = self.slot(slot);
         let now = entry.state.load(Ordering::Acquire);
+        // Swept by somebody else meanwhile, and reserved again: that process is not the dead one.
+        if !ticket.is_for(now) {
+            return false;
+        }
         let may = match now & 3 {
             FREE => false,
             RESERVED => true,

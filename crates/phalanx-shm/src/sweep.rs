@@ -16,7 +16,7 @@ use phalanx_prim::{Ordering, points};
 
 use crate::arena::Arena;
 use crate::block::{BlockRef, Kind};
-use crate::slots::{ExitRecord, ProcessInfo, SlotState};
+use crate::slots::{ExitRecord, ProcessInfo, SlotState, Ticket};
 use crate::token;
 
 /// What a kind of block needs when a process dies or its last hold is dropped. Each function may be called twice.
@@ -65,11 +65,13 @@ pub struct Swept {
 impl Arena {
     /// Returns everything the dead process in `slot` held. The caller has seen it dead (by pidfd or wait).
     ///
-    /// Does nothing if the slot is free, if the process in it lives after all (it is another one by now), or if somebody
-    /// who lives sweeps it.
-    pub fn sweep(&self, slot: u16) -> Swept {
+    /// Does nothing if the slot is free or was given to another process meanwhile (which takes a [`Ticket`] to know: for a mere
+    /// slot it is asked whether the process in it lives), or if somebody who lives sweeps it.
+    pub fn sweep(&self, place: impl Into<Ticket>) -> Swept {
         let mut swept = Swept::default();
-        if slot == 0 || slot == token::current_slot() || !self.take_for_sweep(slot) {
+        let ticket = place.into();
+        let slot = ticket.slot();
+        if slot == 0 || slot == token::current_slot() || !self.take_for_sweep(ticket) {
             return swept;
         }
         let mut todo = vec![slot];
@@ -124,7 +126,9 @@ impl Arena {
             let other = self.slot(process.slot);
             match process.state {
                 // Now, while this slot's number still means the dead one.
-                SlotState::Sweeping if other.by() == slot && self.take_for_sweep(process.slot) => {
+                SlotState::Sweeping
+                    if other.by() == slot && self.take_for_sweep(process.slot.into()) =>
+                {
                     todo.push(process.slot);
                 }
                 SlotState::Reserved if other.by() == slot && !self.try_unreserve(process.slot) => {
