@@ -311,7 +311,7 @@ fn conclude(arena: &Arena, deadlock: Deadlock, me: &Wait, action: Action) -> Ver
         return Verdict::Leave;
     }
     let text = if action == Action::Hint {
-        format!("phalanx: hint (PHALANX_HINT=0 turns hints off): deadlock: {deadlock}")
+        format!("phalanx: hint: deadlock: {deadlock}")
     } else {
         format!("phalanx: deadlock: {deadlock}")
     };
