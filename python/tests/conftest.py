@@ -2,8 +2,13 @@
 
 import faulthandler
 import os
+import signal
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a shell: the programs of the tests would be deaf to Ctrl-C as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Seconds; a test that needs more hangs. The whole run ends then, with every thread's stack on stderr.
 _PATIENCE = 120
