@@ -14,7 +14,7 @@ use phalanx_prim::{AtomicBool, AtomicU64, Deadline, Ordering, clock, fence};
 use phalanx_shm::{
     Arena, BlockRef, Described, Flagged, Held, Patience, Subject, WaitError, Waiting, flag, session,
 };
-use phalanx_sync::Object;
+use phalanx_sync::{CreateError, Object};
 use phalanx_sys::event::{Epoll, EventFd};
 use phalanx_sys::pidfd::PidFd;
 
@@ -156,8 +156,10 @@ impl Crew {
         let arena = session().map_err(|error| SubmitError::Crew(error.to_string()))?;
         let tasks = RawQueue::new(arena, Bounds::default())?;
         let port = RawQueue::new(arena, Bounds::default())?;
-        let board = lot::new_board(&tasks, &port, seats as u32)
-            .map_err(|error| SubmitError::Crew(error.to_string()))?;
+        let board = lot::new_board(&tasks, &port, seats as u32).map_err(|error| match error {
+            CreateError::Alloc(error) => SubmitError::Alloc(error),
+            error => SubmitError::Crew(error.to_string()),
+        })?;
         let (bell, epoll) = (
             EventFd::new().map_err(system)?,
             Epoll::new().map_err(system)?,
