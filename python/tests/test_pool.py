@@ -604,3 +604,19 @@ def test_a_pool_without_room_for_its_thread_leaves_nothing(kind, monkeypatch):
             with pytest.raises(RuntimeError, match="new thread"):
                 made.submit(square, 3)
             assert made.submit(square, 3).result(30) == 9
+
+
+def test_a_pool_without_memory_for_its_tables_says_so():
+    code = """
+import phalanx
+from phalanx import _engine
+crews = []
+try:
+    while True:
+        crews.append(_engine.Crew(1, 1))
+except MemoryError as error:
+    print("no memory", len(crews) > 3, "PHALANX_ARENA_BYTES" in str(error))
+"""
+    surroundings = {**os.environ, "PHALANX_ARENA_BYTES": str(32 << 20)}
+    done = subprocess.run([sys.executable, "-c", code], env=surroundings, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "no memory True True\n"), done.stderr
