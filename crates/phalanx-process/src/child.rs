@@ -29,8 +29,6 @@ const TAIL: usize = 4096;
 #[derive(Debug)]
 pub struct Child {
     pub(crate) pid: u32,
-    pub(crate) slot: u16,
-    /// Which turn of the slot it is.
     ticket: Ticket,
     pub(crate) name: Mutex<String>,
     pub(crate) daemon: AtomicBool,
@@ -190,7 +188,6 @@ impl Child {
         oom::begin();
         let child = Arc::new(Self {
             pid: parts.pid,
-            slot: parts.ticket.slot(),
             ticket: parts.ticket,
             name: Mutex::new(parts.name),
             daemon: AtomicBool::new(parts.daemon),
@@ -210,9 +207,6 @@ impl Child {
             tie: Mutex::new(parts.tie),
             end: Mutex::new(End::default()),
         });
-        if let Some(arena) = session_if_any().filter(|_| child.slot != 0) {
-            arena.set_watched(child.slot);
-        }
         reaper::add(&child)?;
         Ok(child)
     }

@@ -169,8 +169,7 @@ pub(crate) unsafe fn fork_with(
     let arena = phalanx_shm::session()?;
     start::install();
     install_hooks();
-    let slot = arena.reserve_slot()?;
-    let ticket = arena.ticket(slot);
+    let ticket = reaper::reserve(arena)?;
     let made = tie::tie_pair().and_then(|(parent_end, child_end)| {
         entry::flush();
         phalanx_shm::promise_slot(ticket);

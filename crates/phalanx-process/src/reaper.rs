@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use phalanx_prim::global::{AtomicBool, AtomicU32, Ordering};
-use phalanx_shm::{ExitRecord, ProcessInfo, Ticket, session_if_any};
+use phalanx_shm::{AllocError, Arena, ExitRecord, ProcessInfo, Ticket, session_if_any};
 use phalanx_sys::clock::Deadline;
 use phalanx_sys::event::{Epoll, EventFd};
 use phalanx_sys::pidfd::{ExitStatus, PidFd};
@@ -47,7 +47,7 @@ const PROMISE: Duration = Duration::from_secs(30);
 struct Ward {
     pidfd: PidFd,
     pid: u32,
-    slot: u16,
+    ticket: Ticket,
 }
 
 /// An orphan that is to end.
@@ -260,25 +260,25 @@ pub(crate) fn note_promise(ticket: Ticket) {
 }
 
 /// Watches a child that somebody else starts and collects. One that cannot be watched is ended.
-pub(crate) fn add_ward(pid: u32, slot: u16) -> std::io::Result<()> {
-    let added = try_add_ward(pid, slot);
+pub(crate) fn add_ward(pid: u32, ticket: Ticket) -> std::io::Result<()> {
+    let added = try_add_ward(pid, ticket);
     if added.is_err() {
         // Its owner has not collected it, so the number is still its own.
         let _ = process::signal(pid, signal::SIGKILL);
         while process::is_running(pid) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        end_ward(pid, slot, ExitStatus::Unknown);
+        end_ward(pid, ticket, ExitStatus::Unknown);
     }
     added
 }
 
-fn try_add_ward(pid: u32, slot: u16) -> std::io::Result<()> {
+fn try_add_ward(pid: u32, ticket: Ticket) -> std::io::Result<()> {
     let ward = match PidFd::open(pid) {
-        Ok(pidfd) => Ward { pidfd, pid, slot },
+        Ok(pidfd) => Ward { pidfd, pid, ticket },
         Err(error) if error.raw_os_error() == Some(3) => {
             // Collected already, by somebody who ignores SIGCHLD for instance.
-            end_ward(pid, slot, ExitStatus::Unknown);
+            end_ward(pid, ticket, ExitStatus::Unknown);
             return Ok(());
         }
         Err(error) => return Err(error),
@@ -303,7 +303,7 @@ pub(crate) fn ward_ended(pid: u32, status: ExitStatus) {
         Some(ward)
     });
     if let Some(ward) = ward {
-        end_ward(pid, ward.slot, status);
+        end_ward(pid, ward.ticket, status);
     }
 }
 
@@ -318,15 +318,17 @@ pub(crate) fn ward_descriptor(pid: u32) -> std::io::Result<Option<OwnedFd>> {
         .transpose()
 }
 
-fn end_ward(pid: u32, slot: u16, status: ExitStatus) {
+fn end_ward(pid: u32, ticket: Ticket, status: ExitStatus) {
     let Some(arena) = session_if_any() else {
         return;
     };
-    // Before the look at who is in it: another turn of the slot is not swept.
-    let ticket = arena.ticket(slot);
+    let slot = ticket.slot();
     let process = arena.process(slot);
+    if process.ticket != ticket {
+        return;
+    }
     if process.state == phalanx_shm::SlotState::Reserved {
-        arena.unreserve_slot(slot);
+        arena.unreserve_slot(ticket);
     } else if process.pid == pid {
         let record = match status {
             ExitStatus::Exited(code) => ExitRecord::Code(code),
@@ -340,18 +342,25 @@ fn end_ward(pid: u32, slot: u16, status: ExitStatus) {
     }
 }
 
+/// Reserves a place for a process that its starter watches by its id. Noted before there is a process: a look for children
+/// of plain forks must not take it for one.
+pub(crate) fn reserve(arena: &Arena) -> Result<Ticket, AllocError> {
+    let slot = arena.reserve_slot()?;
+    arena.set_watched(slot);
+    Ok(arena.ticket(slot))
+}
+
 /// Gives a place back whose process was not started, as far as the caller knows. One that was, and whose starter died before
 /// it could say so, is ended: nobody has a handle on it.
 pub(crate) fn give_back(ticket: Ticket) {
     let Some(arena) = session_if_any() else {
         return;
     };
-    let slot = ticket.slot();
-    if arena.ticket(slot) != ticket || arena.unreserve_slot(slot) {
+    if arena.unreserve_slot(ticket) {
         return;
     }
-    let process = arena.process(slot);
-    if process.state == phalanx_shm::SlotState::Live && arena.ticket(slot) == ticket {
+    let process = arena.process(ticket.slot());
+    if process.state == phalanx_shm::SlotState::Live && process.ticket == ticket {
         kill_family(process);
         adopt(process);
     }
@@ -434,13 +443,11 @@ fn bury(orphan: ProcessInfo) {
     let Some(arena) = session_if_any() else {
         return;
     };
-    // Before the look at who is in it: another turn of the slot is not swept.
-    let ticket = arena.ticket(orphan.slot);
-    if arena.process(orphan.slot).pid != orphan.pid {
+    if arena.ticket(orphan.slot) != orphan.ticket {
         return;
     }
     arena.record_exit(orphan.slot, ExitRecord::Unknown);
-    for next in arena.sweep(ticket).orphans {
+    for next in arena.sweep(orphan.ticket).orphans {
         adopt(next);
     }
 }
@@ -518,10 +525,7 @@ fn what_is_due() {
         promised.extend(reaper.promised.extract_if(.., |(at, _)| at.has_passed()));
     }
     for (_, ticket) in promised {
-        // Not if the child came and went, and somebody else has the slot by now.
-        if arena.ticket(ticket.slot()) == ticket {
-            arena.unreserve_slot(ticket.slot());
-        }
+        arena.unreserve_slot(ticket);
     }
     for Doomed { orphan, .. } in doomed {
         kill_family(orphan);
@@ -570,7 +574,7 @@ fn handle(key: u64) {
         });
         if let Some(ward) = ward {
             let status = ward.pidfd.peek_exit().ok().flatten();
-            end_ward(ward.pid, ward.slot, status.unwrap_or(ExitStatus::Unknown));
+            end_ward(ward.pid, ward.ticket, status.unwrap_or(ExitStatus::Unknown));
         }
         return;
     }

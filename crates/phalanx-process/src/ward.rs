@@ -77,7 +77,6 @@ fn own_line() -> io::Result<Arc<LineEnd>> {
 /// The place of a ward that is about to be started. Dropped before it was, it is given back.
 #[derive(Debug)]
 pub struct Ward {
-    slot: u16,
     ticket: Ticket,
     line: Arc<LineEnd>,
     owner: u32,
@@ -95,13 +94,10 @@ impl Ward {
         start::install();
         fork::install_hooks();
         let line = own_line()?;
-        let slot = arena.reserve_slot()?;
-        // By its process id, from when that is known.
-        arena.set_watched(slot);
-        arena.set_bound(slot);
+        let ticket = reaper::reserve(arena)?;
+        arena.set_bound(ticket.slot());
         Ok(Self {
-            slot,
-            ticket: arena.ticket(slot),
+            ticket,
             line,
             owner: ids::pid(),
             started: false,
@@ -135,7 +131,7 @@ impl Ward {
     /// When no descriptor is left; the process was ended then, and is the caller's to collect.
     pub fn started(mut self, pid: u32) -> io::Result<()> {
         self.started = true;
-        reaper::add_ward(pid, self.slot)
+        reaper::add_ward(pid, self.ticket)
     }
 }
 

@@ -169,8 +169,7 @@ pub(crate) fn entry_spawn(
     }
     let arena = phalanx_shm::session()?;
     start::install();
-    let slot = arena.reserve_slot()?;
-    let ticket = arena.ticket(slot);
+    let ticket = reaper::reserve(arena)?;
     let spawned = (|| {
         let (parent_end, child_end) = tie::tie_pair()?;
         let file = arena
@@ -273,8 +272,7 @@ pub(crate) fn spawn_through(
     parts: Extras,
 ) -> Result<Arc<Child>, StartError> {
     let arena = phalanx_shm::session()?;
-    let slot = arena.reserve_slot()?;
-    let ticket = arena.ticket(slot);
+    let ticket = reaper::reserve(arena)?;
     let started = tie::tie_pair()
         .map_err(StartError::from)
         .and_then(|(parent_end, child_end)| {

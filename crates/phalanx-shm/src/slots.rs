@@ -36,6 +36,7 @@ pub(crate) const INTERESTS: usize = 32;
 
 const GENERATION: u32 = 0xfffc;
 const ONE_GENERATION: u32 = 4;
+
 /// A place in the table of processes, reserved for one process. A slot is given to others later: whoever was told of it before
 /// and comes too late has a ticket that is not valid any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -169,6 +170,8 @@ pub struct ProcessInfo {
     pub joined_at: u64,
     /// The slot of the process that started it, 0 for the root.
     pub parent: u16,
+    /// Which turn of the slot this is.
+    pub ticket: Ticket,
 }
 
 /// A used line of the interest list; see [`crate::Interest`].
@@ -282,16 +285,17 @@ impl Arena {
         Err(AllocError::TooManyProcesses)
     }
 
-    /// Gives a reserved slot back; the process was not started. Returns `false` if one runs in it already, and keeps it.
-    pub fn unreserve_slot(&self, slot: u16) -> bool {
-        self.try_unreserve(slot)
-    }
-
-    /// As [`unreserve_slot`](Self::unreserve_slot); `false` if a process runs in it already.
-    pub(crate) fn try_unreserve(&self, slot: u16) -> bool {
+    /// Gives a reserved place back; the process was not started. Returns `false`, and keeps it, if one runs in it already or
+    /// the slot was given to another meanwhile.
+    pub fn unreserve_slot(&self, place: impl Into<Ticket>) -> bool {
+        let ticket = place.into();
+        let slot = ticket.slot();
         let entry = self.slot(slot);
         let now = entry.state.load(Ordering::Acquire);
-        if now & 3 != RESERVED || !entry.begin_sweep(now, token::current_slot()) {
+        if now & 3 != RESERVED
+            || !ticket.is_for(now)
+            || !entry.begin_sweep(now, token::current_slot())
+        {
             return false;
         }
         self.drop_table_of(slot);
@@ -366,13 +370,13 @@ impl Arena {
         Ok(())
     }
 
-    /// Returns which process in this slot it is: the number of reservations so far, in 14 bits.
     /// Names the place that the caller has reserved: what its process is told.
     #[must_use]
     pub fn ticket(&self, slot: u16) -> Ticket {
         Ticket(u32::from(slot) | (self.generation_of(slot) + 1) << 16)
     }
 
+    /// Returns which process in this slot it is: the number of reservations so far, in 14 bits.
     pub(crate) fn generation_of(&self, slot: u16) -> u32 {
         (self.slot(slot).state.load(Ordering::Acquire) & GENERATION) / ONE_GENERATION
     }
@@ -380,9 +384,12 @@ impl Arena {
     /// Returns the table's line of a slot.
     #[must_use]
     pub fn process(&self, slot: u16) -> ProcessInfo {
+        // Before the rest: what is swept by it is this process, or nothing.
+        let ticket = self.ticket(slot);
         let entry = self.slot(slot);
         ProcessInfo {
             slot,
+            ticket,
             state: entry.kind(),
             pid: entry.pid.load(Ordering::Acquire),
             joined_at: entry.joined_at.load(Ordering::Relaxed),

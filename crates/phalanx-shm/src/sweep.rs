@@ -131,7 +131,7 @@ impl Arena {
                 {
                     todo.push(process.slot);
                 }
-                SlotState::Reserved if other.by() == slot && !self.try_unreserve(process.slot) => {
+                SlotState::Reserved if other.by() == slot && !self.unreserve_slot(process.slot) => {
                     swept.orphans.push(self.process(process.slot));
                 }
                 SlotState::Live if process.parent == slot => swept.orphans.push(process),

@@ -125,6 +125,29 @@ fn another_file_or_version_is_refused() {
 }
 
 #[test]
+fn what_is_meant_for_a_dead_process_does_not_meet_the_next_one_in_its_slot() {
+    let _alone = alone();
+    let _dog = watchdog(Duration::from_secs(60));
+    let arena = session().unwrap();
+    let slot = arena.reserve_slot().unwrap();
+    let dead = arena.ticket(slot);
+    assert!(arena.unreserve_slot(dead));
+    // Reserved again, for somebody else.
+    let others: Vec<_> = std::iter::repeat_with(|| arena.reserve_slot().unwrap())
+        .take_while(|again| *again != slot)
+        .collect();
+    let next = arena.ticket(slot);
+    arena.sweep(dead);
+    assert!(!arena.unreserve_slot(dead));
+    assert_eq!(arena.process(slot).state, SlotState::Reserved);
+    assert_eq!(arena.process(slot).ticket, next);
+    for slot in others.into_iter().chain([slot]) {
+        assert!(arena.unreserve_slot(slot));
+    }
+    assert_eq!(arena.processes().len(), 1);
+}
+
+#[test]
 fn who_comes_too_late_does_not_get_anothers_place() {
     let _alone = alone();
     let _dog = watchdog(Duration::from_secs(60));
