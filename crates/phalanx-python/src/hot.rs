@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::places;
-use crate::semlock::{Inner, SemLock};
+use crate::semlock::SemLock;
 
 type Object = *mut ffi::PyObject;
 
@@ -111,34 +111,12 @@ unsafe fn lock<'a>(this: Object) -> &'a SemLock {
 /// Takes a lock that is free and has no history to tell.
 #[inline]
 fn take(lock: &SemLock) -> bool {
-    match lock.made() {
-        Some(Inner::Lock(lock)) => lock.try_clean(),
-        Some(Inner::RLock(lock)) => lock.try_clean(),
-        Some(Inner::Semaphore(semaphore, hint)) => {
-            let taken = semaphore.try_acquire_alone(hint);
-            if taken {
-                lock.counted(1);
-            }
-            taken
-        }
-        Some(Inner::Stock(_)) | None => false,
-    }
+    lock.made().is_some_and(|inner| lock.take(inner))
 }
 
 #[inline]
 fn free(lock: &SemLock) -> bool {
-    match lock.made() {
-        Some(Inner::Lock(lock)) => lock.release(),
-        Some(Inner::RLock(lock)) => lock.release(),
-        Some(Inner::Semaphore(semaphore, hint)) => {
-            let freed = semaphore.release_alone(hint).is_ok();
-            if freed {
-                lock.counted(-1);
-            }
-            freed
-        }
-        Some(Inner::Stock(_)) | None => false,
-    }
+    lock.made().is_some_and(|inner| lock.give(inner))
 }
 
 #[inline]
@@ -154,7 +132,7 @@ fn yes() -> Object {
 #[inline]
 fn had(lock: &SemLock) -> Object {
     if places::wanted() {
-        Python::attach(|py| lock.taken(py));
+        Python::attach(|py| lock.note_taken(py));
     }
     yes()
 }
@@ -194,9 +172,7 @@ unsafe extern "C" fn enter(this: Object, _: Object) -> Object {
 
 fn leave(lock: &SemLock) -> Object {
     if free(lock) {
-        if places::wanted() {
-            lock.freed();
-        }
+        lock.note_freed();
         return nothing();
     }
     slowly(|py| lock.leave(py).map(|()| py.None()))

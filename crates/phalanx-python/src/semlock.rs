@@ -101,7 +101,8 @@ impl SemLock {
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
         let inner = self.inner()?;
-        if self.clean_now(inner) {
+        if self.take(inner) {
+            self.note_taken(py);
             return Ok(true);
         }
         if let Inner::Stock(stock) = inner {
@@ -123,7 +124,7 @@ impl SemLock {
         if let Some(block) = block
             && !block.is_truthy()?
         {
-            return Ok(self.try_now(py, inner)? == Some(true));
+            return self.try_now(py, inner);
         }
         let seconds =
             match timeout {
@@ -133,23 +134,22 @@ impl SemLock {
                 })?),
             };
         match Timeout::from_seconds(seconds)? {
-            Timeout::Now => Ok(self.try_now(py, inner)? == Some(true)),
+            Timeout::Now => self.try_now(py, inner),
             timeout => self.wait(py, inner, timeout),
         }
     }
 
     /// Release it.
     pub(crate) fn leave(&self, py: Python<'_>) -> PyResult<()> {
-        match self.inner()? {
-            Inner::Lock(lock) if lock.release() => Ok(()),
-            Inner::RLock(lock) if lock.release() => Ok(()),
+        let inner = self.inner()?;
+        if self.give(inner) {
+            self.note_freed();
+            return Ok(());
+        }
+        match inner {
             Inner::RLock(_) => Err(PyAssertionError::new_err(
                 "attempt to release recursive lock not owned by thread",
             )),
-            Inner::Semaphore(semaphore, hint) if semaphore.release_alone(hint).is_ok() => {
-                self.counted(-1);
-                Ok(())
-            }
             Inner::Stock(stock) => stock.call_method0(py, "release").map(drop),
             Inner::Lock(_) | Inner::Semaphore(..) => Err(PyValueError::new_err(
                 "semaphore or lock released too many times",
@@ -160,7 +160,8 @@ impl SemLock {
     /// Acquires it, for a `with`.
     pub(crate) fn enter(&self, py: Python<'_>) -> PyResult<bool> {
         let inner = self.inner()?;
-        if self.clean_now(inner) {
+        if self.take(inner) {
+            self.note_taken(py);
             return Ok(true);
         }
         if let Inner::Stock(_) = inner {
@@ -201,7 +202,7 @@ impl SemLock {
     /// Takes it if it is free and nothing happened to it. Unlike [`try_now`](Self::try_now) it does not ask after the owner:
     /// whoever goes on to wait will hear of its death there.
     #[inline]
-    fn clean_now(&self, inner: &Inner) -> bool {
+    pub(crate) fn take(&self, inner: &Inner) -> bool {
         match inner {
             Inner::Lock(lock) => lock.try_clean(),
             Inner::RLock(lock) => lock.try_clean(),
@@ -216,19 +217,56 @@ impl SemLock {
         }
     }
 
-    /// Takes it if it is free, without a look at the clock. `None` for the standard library's.
+    /// Frees it; `false` if there is nothing to free, or it is the standard library's.
     #[inline]
-    fn try_now(&self, py: Python<'_>, inner: &Inner) -> PyResult<Option<bool>> {
-        let had = self.try_quickly(py, inner)?;
-        if had == Some(true) && places::wanted() {
+    pub(crate) fn give(&self, inner: &Inner) -> bool {
+        match inner {
+            Inner::Lock(lock) => lock.release(),
+            Inner::RLock(lock) => lock.release(),
+            Inner::Semaphore(semaphore, hint) => {
+                let freed = semaphore.release_alone(hint).is_ok();
+                if freed {
+                    self.counted(-1);
+                }
+                freed
+            }
+            Inner::Stock(_) => false,
+        }
+    }
+
+    /// Takes it if it is free or its owner died, without a look at the clock. Not the standard library's.
+    fn try_now(&self, py: Python<'_>, inner: &Inner) -> PyResult<bool> {
+        let acquired = match inner {
+            Inner::Lock(lock) => lock.try_acquire(),
+            Inner::RLock(lock) => lock.try_acquire(),
+            Inner::Semaphore(..) | Inner::Stock(_) => None,
+        };
+        match acquired {
+            Some(Acquired::Clean) => {}
+            Some(Acquired::OwnerDied) => self.owner_died(py, inner)?,
+            None => return Ok(false),
+        }
+        self.note_taken(py);
+        Ok(true)
+    }
+
+    #[inline]
+    pub(crate) fn note_taken(&self, py: Python<'_>) {
+        if places::wanted() {
             self.taken(py);
         }
-        Ok(had)
+    }
+
+    #[inline]
+    pub(crate) fn note_freed(&self) {
+        if places::wanted() {
+            self.freed();
+        }
     }
 
     /// Notes where it was taken, for reports.
     #[cold]
-    pub(crate) fn taken(&self, py: Python<'_>) {
+    fn taken(&self, py: Python<'_>) {
         let Some(inner) = self.made() else { return };
         let (kind, name, first) = match inner {
             Inner::Lock(lock) => ("Lock", lock.name(), true),
@@ -247,7 +285,7 @@ impl SemLock {
 
     /// Notes that it is free.
     #[cold]
-    pub(crate) fn freed(&self) {
+    fn freed(&self) {
         let free = match self.made() {
             Some(Inner::Lock(lock)) => !lock.is_mine(),
             Some(Inner::RLock(lock)) => !lock.is_mine(),
@@ -263,27 +301,6 @@ impl SemLock {
         Some(held.block().offset() as u64)
     }
 
-    #[inline]
-    fn try_quickly(&self, py: Python<'_>, inner: &Inner) -> PyResult<Option<bool>> {
-        let acquired = match inner {
-            Inner::Lock(lock) => lock.try_acquire(),
-            Inner::RLock(lock) => lock.try_acquire(),
-            Inner::Semaphore(semaphore, hint) => {
-                let taken = semaphore.try_acquire_alone(hint);
-                if taken {
-                    self.counted(1);
-                }
-                return Ok(Some(taken));
-            }
-            Inner::Stock(_) => return Ok(None),
-        };
-        match acquired {
-            Some(Acquired::Clean) => Ok(Some(true)),
-            Some(Acquired::OwnerDied) => self.owner_died(py, inner).map(|()| Some(true)),
-            None => Ok(Some(false)),
-        }
-    }
-
     #[cold]
     fn wait(&self, py: Python<'_>, inner: &Inner, timeout: Timeout) -> PyResult<bool> {
         let acquired = blocking(py, timeout, |patience| inner.acquire(patience))?;
@@ -292,9 +309,7 @@ impl SemLock {
                 if let Inner::Semaphore(..) = inner {
                     self.counted(1);
                 }
-                if places::wanted() {
-                    self.taken(py);
-                }
+                self.note_taken(py);
                 Ok(true)
             }
             Some(Acquired::OwnerDied) => self.owner_died(py, inner).map(|()| true),
