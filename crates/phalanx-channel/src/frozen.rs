@@ -2,29 +2,25 @@
 //! thread that it does not have.
 
 use std::any::Any;
-use std::cell::RefCell;
 use std::sync::Once;
+
+use phalanx_sys::process::{OverForks, lock_over_forks};
 
 use crate::{exposed, reactor};
 
-thread_local! {
-    static LOCKS: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+struct Tables;
+
+impl OverForks for Tables {
+    fn lock() -> Box<dyn Any> {
+        Box::new((reactor::freeze(), exposed::freeze()))
+    }
 }
 
-/// Has every fork from now on find the tables whole. Called by whoever is about to use one, when there is an arena: what is
-/// registered later is locked earlier, and the tables' locks are taken before those of the arena.
+/// Has every fork from now on find the tables whole. Called by whoever is about to use one, when there is an arena: their
+/// locks are taken before those of the arena.
 pub(crate) fn install() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| phalanx_sys::process::at_fork(before, after, after));
-}
-
-extern "C" fn before() {
-    let locks: Vec<Box<dyn Any>> = vec![Box::new(reactor::freeze()), Box::new(exposed::freeze())];
-    LOCKS.with_borrow_mut(|kept| *kept = locks);
-}
-
-extern "C" fn after() {
-    LOCKS.with_borrow_mut(Vec::clear);
+    ONCE.call_once(lock_over_forks::<Tables>);
 }
 
 #[cfg(test)]

@@ -414,7 +414,7 @@ impl<S: Scope> RawLock<S> {
                 Err(seen) if Owner::of(seen).is_none() && seen != now => now = seen,
                 Err(seen) => {
                     let owner = Owner::of(seen)?;
-                    if !self.may_ask(seen) || !S::is_dead(owner) {
+                    if !S::is_mortal() || !self.may_ask(seen) || !S::is_dead(owner) {
                         return None;
                     }
                     return self.take_over(seen, me).then_some(Acquired::OwnerDied);

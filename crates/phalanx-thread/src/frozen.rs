@@ -2,29 +2,24 @@
 //! thread that it does not have.
 
 use std::any::Any;
-use std::cell::RefCell;
 use std::sync::Once;
+
+use phalanx_sys::process::{OverForks, lock_over_forks};
 
 use crate::{registry, thread};
 
-thread_local! {
-    static LOCKS: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+struct Lists;
+
+impl OverForks for Lists {
+    fn lock() -> Box<dyn Any> {
+        Box::new((thread::freeze(), registry::freeze()))
+    }
 }
 
 /// Has every fork from now on find the lists whole.
 pub(crate) fn install() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| phalanx_sys::process::at_fork(before, after, after));
-}
-
-extern "C" fn before() {
-    // In the order in which they are taken elsewhere.
-    let locks: Vec<Box<dyn Any>> = vec![Box::new(thread::freeze()), Box::new(registry::freeze())];
-    LOCKS.with_borrow_mut(|kept| *kept = locks);
-}
-
-extern "C" fn after() {
-    LOCKS.with_borrow_mut(Vec::clear);
+    ONCE.call_once(lock_over_forks::<Lists>);
 }
 
 #[cfg(test)]

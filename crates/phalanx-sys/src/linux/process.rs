@@ -1,6 +1,8 @@
 //! Processes: made by spawn, fork or clone, and named by when they started.
 #![expect(unsafe_code, reason = "fork, clone and posix_spawn")]
 
+use std::any::Any;
+use std::cell::RefCell;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
@@ -156,6 +158,31 @@ pub fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern 
     // SAFETY: three functions that live as long as the program. Out of memory is the only failure; the child then finds
     // out at first use, by its pid.
     let _ = unsafe { pthread_atfork(prepare, parent, child) };
+}
+
+/// Tables of this process that a fork must find whole, so that the child never has one locked by a thread that it does not
+/// have.
+pub trait OverForks {
+    /// Takes their locks, in the order in which they are taken elsewhere, and returns the guards.
+    fn lock() -> Box<dyn Any>;
+}
+
+thread_local! {
+    static OVER_FORK: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Has every fork from now on done with these locks held by the forking thread. For good: once for each. What is registered
+/// later is locked earlier.
+pub fn lock_over_forks<L: OverForks>() {
+    extern "C" fn before<L: OverForks>() {
+        let locks = L::lock();
+        OVER_FORK.with_borrow_mut(|held| held.push(locks));
+    }
+    extern "C" fn after() {
+        // One for each `before`: in the end all are free, in whichever order.
+        drop(OVER_FORK.with_borrow_mut(Vec::pop));
+    }
+    at_fork(before::<L>, after, after);
 }
 
 /// Ends the process at once: no destructors, no exit handlers, no flushing.
