@@ -19,12 +19,12 @@ use phalanx_shm::{Arena, BlockRef, Flagged, Held, Patience, WaitError, flag, ses
 use phalanx_sync::{Gate, Object};
 
 use crate::error::{BuildError, SubmitError, WorkerDeath};
-use crate::folds::Folds;
 use crate::record::{
     self, ABANDONED, Board, CANCEL, Choices, DONE, NOTIFY, ORPHAN, Outcome, QUEUED, RENEWED_MOST,
     RUNNING, STARTING, TaskView,
 };
 use crate::worker::{self, Orders, Served};
+use rustc_hash::FxHashMap;
 
 /// What a pool is made of.
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ struct Inner {
 }
 
 /// By [`phalanx_process::key_of`]: the reference of the name in the arena, and the name.
-type Functions = HashMap<(usize, usize), (u64, Arc<str>), Folds>;
+type Functions = FxHashMap<(usize, usize), (u64, Arc<str>)>;
 
 type Callback = Box<dyn FnOnce() + Send>;
 

@@ -5,9 +5,9 @@
 #![warn(missing_docs)]
 
 mod crew;
+mod done;
 mod engine;
 mod error;
-mod folds;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzed;

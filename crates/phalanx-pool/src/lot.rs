@@ -27,12 +27,14 @@
 )]
 
 use phalanx_channel::{Loan, Message, RawQueue};
-use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Scope, Spin, Word, fence, points};
+use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Scope, Word, fence, points};
 use phalanx_shm::{
-    AllocError, Arena, BlockRef, Held, Kind, KindOps, Patience, Placed, Shared, Subject, TRANSIT,
-    WaitError, Waiting, current_slot, place_of, register_kind,
+    AllocError, Arena, BlockRef, Held, Kind, KindOps, Patience, Placed, Shared, TRANSIT, WaitError,
+    current_slot, register_kind,
 };
 use phalanx_sync::{CreateError, Gate, Object};
+
+use crate::done::wait_done;
 
 // ---- flags of a lot's word ----
 
@@ -606,39 +608,7 @@ impl LotView {
     }
 
     pub(crate) fn wait(self, patience: Patience) -> Result<(), WaitError> {
-        let done = || self.has(DONE).then_some(());
-        if done().is_some() || Spin::until(done).is_some() {
-            return Ok(());
-        }
-        let mut waiting = Waiting::new();
-        loop {
-            waiting.looks();
-            let now = self.state.word.load(Ordering::Acquire);
-            if now & DONE != 0 {
-                return Ok(());
-            }
-            let sleeping = now | WAITED;
-            if now != sleeping
-                && self
-                    .state
-                    .word
-                    .compare_exchange(now, sleeping, Ordering::AcqRel, Ordering::Relaxed)
-                    .is_err()
-            {
-                continue;
-            }
-            let word = &self.state.word;
-            let at = |arena: &Arena| place_of(arena, word);
-            let slept = waiting
-                .sleeps(Subject::SharedGate, at, 0, patience)
-                .and_then(|()| {
-                    let deadline = patience.deadline;
-                    patience.check(waiting.wait(word, sleeping, deadline, Scope::Shared))
-                });
-            if let Err(error) = slept {
-                return if self.has(DONE) { Ok(()) } else { Err(error) };
-            }
-        }
+        wait_done(&self.state.word, WAITED, patience, |now| now & DONE != 0)
     }
 
     /// Marks it as about to go. Look at the seats after this.

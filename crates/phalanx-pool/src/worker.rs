@@ -13,10 +13,10 @@ use phalanx_sync::{Object, handle};
 use phalanx_thread::panics;
 use serde::{Deserialize, Serialize};
 
-use crate::folds::Folds;
 use crate::record::{
     self, ABANDONED, Board, NOTIFY, Outcome, READY, RUNNING, STARTING, Seat, TaskView,
 };
+use rustc_hash::FxHashMap;
 
 /// What a worker process is told.
 #[derive(Serialize, Deserialize)]
@@ -178,7 +178,7 @@ struct Line<'a> {
     seat: &'a Seat,
     leaving: &'a AtomicBool,
     max_tasks: u64,
-    functions: HashMap<u64, Result<(TaskRef, phalanx_process::Task), TaskError>, Folds>,
+    functions: FxHashMap<u64, Result<(TaskRef, phalanx_process::Task), TaskError>>,
     /// The last port that was not the pool's own.
     other_port: Option<(u64, RawQueue)>,
 }
