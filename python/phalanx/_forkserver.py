@@ -103,6 +103,8 @@ def main(listener_fd, alive_r, preload, main_data, orders, installed):
     gc.collect()
     gc.freeze()
     util._flush_std_streams()
+    # It forks when a process asks it to, and tells of a child's end: nobody waits for what it does by itself.
+    _engine._mark_helper()
     forkserver.main(listener_fd, alive_r, [name for name in preload if name != "__main__"])
 
 

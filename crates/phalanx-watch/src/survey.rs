@@ -56,6 +56,9 @@ const TELLING: u64 = {
     mask
 };
 
+/// The end of a child, as a bit of [`TELLING`].
+const SIGCHLD: u64 = 1 << (17 - 1);
+
 /// What was read of the tree.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
@@ -139,7 +142,6 @@ impl Survey {
                 .map(|known| known.tid)
                 .collect();
             let population = survey.graph.processes.entry(process.slot).or_default();
-            population.open |= !is_closed(process.pid, &pids);
             match others::threads(process.pid) {
                 Ok(threads) => {
                     population.threads = threads
@@ -150,6 +152,13 @@ impl Survey {
                             tid,
                         })
                         .collect();
+                    let telling = if population.threads.is_empty() {
+                        // A fork server hears of the ends of its children, and tells those who asked for them.
+                        TELLING & !SIGCHLD
+                    } else {
+                        TELLING
+                    };
+                    population.open |= !is_closed(process.pid, &pids, telling);
                 }
                 Err(_) => population.open = true,
             }
@@ -221,8 +230,8 @@ fn thread_of_known(known: &phalanx_shm::Known) -> Thread {
 }
 
 /// Returns `true` if nobody but its threads and the processes of the tree can make this process do something.
-fn is_closed(pid: u32, tree: &[u32]) -> bool {
-    if others::caught_signals(pid).map_or(true, |caught| caught & TELLING != 0) {
+fn is_closed(pid: u32, tree: &[u32], telling: u64) -> bool {
+    if others::caught_signals(pid).map_or(true, |caught| caught & telling != 0) {
         return false;
     }
     others::children(pid).is_ok_and(|children| {
