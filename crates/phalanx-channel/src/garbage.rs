@@ -12,7 +12,7 @@ use crate::{Bounds, RawQueue, codec, pipe};
 const ROUNDS: u64 = if cfg!(miri) { 5 } else { 2_000 };
 const NOW: Patience = Patience {
     deadline: Some(phalanx_prim::Deadline::PAST),
-    interruptible: false,
+    ..Patience::FOREVER
 };
 
 fn queue() -> RawQueue {

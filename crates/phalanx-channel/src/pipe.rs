@@ -209,8 +209,9 @@ impl<S, R: DeserializeOwned> Connection<S, R> {
     /// # Errors
     ///
     /// [`GetError::Closed`] when all were read and the other end is gone.
+    #[track_caller]
     pub fn recv(&self) -> Result<R, GetError> {
-        get_value(&self.receive, Patience::FOREVER).map_err(|error| *error)
+        get_value(&self.receive, Patience::or_deadlock()).map_err(|error| *error)
     }
 
     /// As [`recv`](Self::recv), for at most `timeout`.
@@ -218,8 +219,9 @@ impl<S, R: DeserializeOwned> Connection<S, R> {
     /// # Errors
     ///
     /// [`GetError`].
+    #[track_caller]
     pub fn recv_timeout(&self, timeout: Duration) -> Result<R, GetError> {
-        get_value(&self.receive, Patience::timeout(timeout)).map_err(|error| *error)
+        get_value(&self.receive, Patience::timeout(timeout).here()).map_err(|error| *error)
     }
 
     /// Receives a message, as `patience` says.

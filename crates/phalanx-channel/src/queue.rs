@@ -1,6 +1,7 @@
 //! `Queue` and `SimpleQueue`: serde values over the queue of bytes.
 
 use std::cell::RefCell;
+use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -8,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use phalanx_shm::{AllocError, Kind, Patience, Shared, WaitError, session};
+use phalanx_shm::{AllocError, DeadlockError, Kind, Patience, Shared, WaitError, session};
 use phalanx_sync::{CreateError, Gate, handle};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -31,6 +32,9 @@ pub enum PutErrorKind {
     /// A signal handler ran in this thread.
     #[error("interrupted by a signal while waiting for room in the queue")]
     Interrupted,
+    /// The wait could never have ended, and somebody wants such waits to fail.
+    #[error(transparent)]
+    Deadlock(DeadlockError),
     /// No shared memory for it.
     #[error(transparent)]
     Alloc(AllocError),
@@ -61,13 +65,23 @@ pub enum PutErrorKind {
 /// assert_eq!(error.value, "mine");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(thiserror::Error)]
-#[error("{kind}")]
 pub struct PutError<T> {
     /// The item.
     pub value: T,
     /// Why.
     pub kind: PutErrorKind,
+}
+
+impl<T> fmt::Display for PutError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)
+    }
+}
+
+impl<T> Error for PutError<T> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.kind.source()
+    }
 }
 
 impl<T> fmt::Debug for PutError<T> {
@@ -84,6 +98,7 @@ impl From<RawPutError> for PutErrorKind {
             RawPutError::Closed(closed) => Self::Closed(closed),
             RawPutError::Wait(WaitError::TimedOut) => Self::Full,
             RawPutError::Wait(WaitError::Interrupted) => Self::Interrupted,
+            RawPutError::Wait(WaitError::Deadlock) => Self::Deadlock(DeadlockError::taken()),
             RawPutError::Alloc(error) => Self::Alloc(error),
             RawPutError::TooLarge { bytes, most } => Self::TooLarge { bytes, most },
         }
@@ -103,6 +118,9 @@ pub enum GetError {
     /// A signal handler ran in this thread.
     #[error("interrupted by a signal while waiting for an item")]
     Interrupted,
+    /// The wait could never have ended, and somebody wants such waits to fail.
+    #[error(transparent)]
+    Deadlock(#[from] DeadlockError),
     /// An item came that is no value of this type; it is lost.
     #[error(transparent)]
     Codec(#[from] CodecError),
@@ -114,6 +132,7 @@ impl From<RawGetError> for GetError {
             RawGetError::Closed(closed) => Self::Closed(closed),
             RawGetError::Wait(WaitError::TimedOut) => Self::Empty,
             RawGetError::Wait(WaitError::Interrupted) => Self::Interrupted,
+            RawGetError::Wait(WaitError::Deadlock) => Self::Deadlock(DeadlockError::taken()),
         }
     }
 }
@@ -126,7 +145,7 @@ impl From<RawGetError> for GetError {
 pub struct TaskDoneError;
 
 /// Why a queue's `join` did not end well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
     /// Not all items were done until the deadline.
@@ -135,6 +154,9 @@ pub enum JoinError {
     /// A signal handler ran in this thread.
     #[error("interrupted by a signal while waiting for the items to be done")]
     Interrupted,
+    /// The wait could never have ended, and somebody wants such waits to fail.
+    #[error(transparent)]
+    Deadlock(#[from] DeadlockError),
     /// Processes died with items they had taken and not done.
     #[error("{0} items were lost with the processes that had taken them")]
     Lost(u64),
@@ -207,7 +229,7 @@ pub(crate) fn get_value<T: DeserializeOwned>(
 
 const NOW: Patience = Patience {
     deadline: Some(phalanx_prim::Deadline::PAST),
-    interruptible: false,
+    ..Patience::FOREVER
 };
 
 /// A queue of values for many producers and many consumers in any processes of the tree.
@@ -379,8 +401,9 @@ impl<T> Queue<T> {
     /// # Errors
     ///
     /// [`JoinError::Lost`] when processes died with items they had taken: the others are done.
+    #[track_caller]
     pub fn join(&self) -> Result<(), JoinError> {
-        self.join_with(Patience::FOREVER)
+        self.join_with(Patience::or_deadlock())
     }
 
     /// As [`join`](Self::join), for at most `timeout`.
@@ -388,8 +411,9 @@ impl<T> Queue<T> {
     /// # Errors
     ///
     /// [`JoinError`].
+    #[track_caller]
     pub fn join_timeout(&self, timeout: Duration) -> Result<(), JoinError> {
-        self.join_with(Patience::timeout(timeout))
+        self.join_with(Patience::timeout(timeout).here())
     }
 
     fn join_with(&self, patience: Patience) -> Result<(), JoinError> {
@@ -398,6 +422,7 @@ impl<T> Queue<T> {
             Ok(lost) => Err(JoinError::Lost(lost)),
             Err(WaitError::TimedOut) => Err(JoinError::TimedOut),
             Err(WaitError::Interrupted) => Err(JoinError::Interrupted),
+            Err(WaitError::Deadlock) => Err(JoinError::Deadlock(DeadlockError::taken())),
         }
     }
 }
@@ -408,8 +433,9 @@ impl<T: Serialize> Queue<T> {
     /// # Errors
     ///
     /// [`PutError`], which has the item.
+    #[track_caller]
     pub fn put(&self, value: T) -> Result<(), PutError<T>> {
-        self.put_with(value, Patience::FOREVER)
+        self.put_with(value, Patience::or_deadlock())
     }
 
     /// As [`put`](Self::put), for at most `timeout`.
@@ -417,8 +443,9 @@ impl<T: Serialize> Queue<T> {
     /// # Errors
     ///
     /// [`PutError`], which has the item.
+    #[track_caller]
     pub fn put_timeout(&self, value: T, timeout: Duration) -> Result<(), PutError<T>> {
-        self.put_with(value, Patience::timeout(timeout))
+        self.put_with(value, Patience::timeout(timeout).here())
     }
 
     /// Puts an item if there is room now.
@@ -469,8 +496,9 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     ///
     /// [`GetError`].
+    #[track_caller]
     pub fn get(&self) -> Result<T, GetError> {
-        self.get_with(Patience::FOREVER)
+        self.get_with(Patience::or_deadlock())
     }
 
     /// As [`get`](Self::get), for at most `timeout`.
@@ -478,8 +506,9 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     ///
     /// [`GetError`].
+    #[track_caller]
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
-        self.get_with(Patience::timeout(timeout))
+        self.get_with(Patience::timeout(timeout).here())
     }
 
     /// Takes the first item if there is one now.
@@ -563,7 +592,7 @@ impl<T: DeserializeOwned> Iterator for Items<'_, T> {
     type Item = Result<T, GetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.queue.get() {
+        match self.queue.get_with(Patience::or_deadlock()) {
             Err(GetError::Closed(_)) => None,
             item => Some(item),
         }
@@ -684,6 +713,7 @@ impl<T: Serialize> SimpleQueue<T> {
     /// # Errors
     ///
     /// [`PutError`], which has the item.
+    #[track_caller]
     pub fn put(&self, value: T) -> Result<(), PutError<T>> {
         self.0.put(value)
     }
@@ -695,6 +725,7 @@ impl<T: DeserializeOwned> SimpleQueue<T> {
     /// # Errors
     ///
     /// [`GetError`].
+    #[track_caller]
     pub fn get(&self) -> Result<T, GetError> {
         self.0.get()
     }

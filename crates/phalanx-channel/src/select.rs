@@ -20,6 +20,10 @@ pub trait Waitable {
 ///
 /// Empty when time was up. Without a time-out and without objects there is nothing to wait for: returns at once.
 ///
+/// # Panics
+///
+/// With the deadlock as its payload, if the wait could never end and somebody wants such waits to fail.
+///
 /// ```
 /// use phalanx_channel::{Queue, wait};
 ///
@@ -28,10 +32,11 @@ pub trait Waitable {
 /// assert_eq!(wait(&[&one, &two], None), [1]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[track_caller]
 pub fn wait(objects: &[&dyn Waitable], timeout: Option<Duration>) -> Vec<usize> {
     let patience = Patience {
         deadline: timeout.map(Deadline::after),
-        interruptible: false,
+        ..Patience::or_panic()
     };
     wait_with(objects, patience).unwrap_or_default()
 }

@@ -135,7 +135,7 @@ fn current_pid() -> u32 {
 
 const NOW: Patience = Patience {
     deadline: Some(Deadline::PAST),
-    interruptible: false,
+    ..Patience::FOREVER
 };
 
 impl Crew {
@@ -440,7 +440,7 @@ impl Crew {
         let due = timed.into_iter().chain(again).min();
         let patience = Patience {
             deadline: timed,
-            interruptible: false,
+            ..Patience::FOREVER
         };
         let _idle = Flagged::new(flag::IDLE);
         let _described = Described::new(format_args!("pool for news of its workers"));

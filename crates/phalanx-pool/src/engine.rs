@@ -598,7 +598,7 @@ impl Engine {
             let next = [next, due, again, retry].into_iter().flatten().min();
             let patience = Patience {
                 deadline: next,
-                interruptible: false,
+                ..Patience::FOREVER
             };
             let _ = self.board.bell.wait(seen, patience);
         }
@@ -608,7 +608,7 @@ impl Engine {
         let mut buffer = Vec::new();
         let now = Patience {
             deadline: Some(Deadline::PAST),
-            interruptible: false,
+            ..Patience::FOREVER
         };
         while self.port.get_into(&mut buffer, now).is_ok() {
             if let Ok(bits) = <[u8; 8]>::try_from(&buffer[..]) {
@@ -933,7 +933,7 @@ impl Engine {
         let mut buffer = Vec::new();
         let now = Patience {
             deadline: Some(Deadline::PAST),
-            interruptible: false,
+            ..Patience::FOREVER
         };
         while self.tasks.get_into(&mut buffer, now).is_ok() {
             let Ok(bits) = <[u8; 8]>::try_from(&buffer[..]) else {

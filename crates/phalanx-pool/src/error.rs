@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use phalanx_channel::codec::CodecError;
 use phalanx_process::{Death, PanicReport, StartError, TaskError};
-use phalanx_shm::AllocError;
+use phalanx_shm::{AllocError, DeadlockError};
 use phalanx_sync::CreateError;
 
 /// A pool could not be made.
@@ -156,4 +156,7 @@ pub enum PoolError {
     /// A signal handler ran in the waiting thread.
     #[error("interrupted by a signal while waiting for a task")]
     Interrupted,
+    /// The wait could never have ended, and somebody wants such waits to fail.
+    #[error(transparent)]
+    Deadlock(#[from] DeadlockError),
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use phalanx_channel::codec;
-use phalanx_shm::{Patience, WaitError};
+use phalanx_shm::{DeadlockError, Patience, WaitError};
 use serde::de::DeserializeOwned;
 
 use crate::engine::Engine;
@@ -74,13 +74,20 @@ impl<R> TaskHandle<R> {
     }
 
     /// Blocks until the task is done, for at most `timeout`; returns whether it is.
+    #[track_caller]
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        self.task.wait(Patience::timeout(timeout)).is_ok()
+        self.task.wait(Patience::timeout(timeout).here()).is_ok()
     }
 
     /// Blocks until the task is done.
+    ///
+    /// # Panics
+    ///
+    /// With the deadlock as its payload, if the wait could never end and somebody wants such waits to fail;
+    /// [`get`](Self::get) returns it.
+    #[track_caller]
     pub fn wait(&self) {
-        let waited = self.task.wait(Patience::FOREVER);
+        let waited = self.task.wait(Patience::or_panic());
         debug_assert!(waited.is_ok());
     }
 
@@ -118,9 +125,12 @@ impl<R: DeserializeOwned> TaskHandle<R> {
     /// # Errors
     ///
     /// [`PoolError`]: how it ended instead.
+    #[track_caller]
     pub fn get(self) -> Result<R, PoolError> {
-        self.wait();
-        self.result()
+        match self.task.wait(Patience::or_deadlock()) {
+            Ok(()) => self.result(),
+            Err(_) => Err(PoolError::Deadlock(DeadlockError::taken())),
+        }
     }
 
     /// As [`get`](Self::get), for at most `timeout`; can be called again when it was too short.
@@ -128,11 +138,13 @@ impl<R: DeserializeOwned> TaskHandle<R> {
     /// # Errors
     ///
     /// [`PoolError::NotDone`], or how it ended instead of with a value.
+    #[track_caller]
     pub fn get_timeout(&self, timeout: Duration) -> Result<R, PoolError> {
-        match self.task.wait(Patience::timeout(timeout)) {
+        match self.task.wait(Patience::timeout(timeout).here()) {
             Ok(()) => self.result(),
             Err(WaitError::TimedOut) => Err(PoolError::NotDone(timeout)),
             Err(WaitError::Interrupted) => Err(PoolError::Interrupted),
+            Err(WaitError::Deadlock) => Err(PoolError::Deadlock(DeadlockError::taken())),
         }
     }
 

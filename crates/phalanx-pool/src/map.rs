@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use phalanx_channel::{RawQueue, Ready};
 use phalanx_process::TaskFn;
-use phalanx_shm::{Patience, WaitError};
+use phalanx_shm::{DeadlockError, Patience, WaitError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -88,6 +88,7 @@ impl<R: DeserializeOwned> MapHandle<R> {
     /// # Errors
     ///
     /// The [`PoolError`] of the first that failed; those that have not begun are cancelled.
+    #[track_caller]
     pub fn get(mut self) -> Result<Vec<R>, PoolError> {
         let mut values = std::mem::take(&mut self.done);
         values.reserve(self.tasks.len());
@@ -487,8 +488,12 @@ where
                 .take()
                 .map(|error| (self.taken.saturating_sub(1), Err(error.into())));
         }
-        match self.take_done(Patience::FOREVER) {
+        match self.take_done(Patience::or_deadlock()) {
             Ok(task) => Some((task.tag(), task.get())),
+            Err(WaitError::Deadlock) => Some((
+                self.taken.saturating_sub(1),
+                Err(PoolError::Deadlock(DeadlockError::taken())),
+            )),
             Err(_) => None,
         }
     }
@@ -530,7 +535,7 @@ where
         }
         let now = Patience {
             deadline: Some(phalanx_prim::Deadline::PAST),
-            interruptible: false,
+            ..Patience::FOREVER
         };
         loop {
             if let Ok(task) = self.take_done(now) {

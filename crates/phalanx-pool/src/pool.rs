@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use phalanx_channel::codec;
 use phalanx_process::{StartMethod, TaskFn, TaskRef, key_of};
-use phalanx_shm::{Patience, WaitError};
+use phalanx_shm::{DeadlockError, Patience, WaitError};
 use phalanx_sync::handle;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -481,6 +481,7 @@ impl Pool {
     /// # Errors
     ///
     /// [`PoolError`].
+    #[track_caller]
     pub fn apply<F, A, M>(&self, function: F, args: A) -> Result<F::Output, PoolError>
     where
         F: TaskFn<A, M>,
@@ -533,6 +534,7 @@ impl Pool {
     /// # Errors
     ///
     /// The [`PoolError`] of the first item that failed; those behind it are cancelled.
+    #[track_caller]
     pub fn map<F, A, M>(
         &self,
         function: F,
@@ -670,8 +672,9 @@ impl Pool {
     /// # Errors
     ///
     /// [`JoinPoolError::NotClosed`] instead of waiting for ever.
+    #[track_caller]
     pub fn join(&self) -> Result<(), JoinPoolError> {
-        self.join_with(Patience::FOREVER)
+        self.join_with(Patience::or_deadlock())
     }
 
     /// As [`join`](Self::join), for at most `timeout`.
@@ -679,18 +682,16 @@ impl Pool {
     /// # Errors
     ///
     /// [`JoinPoolError`].
+    #[track_caller]
     pub fn join_timeout(&self, timeout: Duration) -> Result<(), JoinPoolError> {
-        self.join_with(Patience::timeout(timeout))
+        self.join_with(Patience::timeout(timeout).here())
     }
 
     fn join_with(&self, patience: Patience) -> Result<(), JoinPoolError> {
         if !self.engine.is_closed() {
             return Err(JoinPoolError::NotClosed);
         }
-        self.engine.join(patience).map_err(|error| match error {
-            WaitError::TimedOut => JoinPoolError::TimedOut,
-            WaitError::Interrupted => JoinPoolError::Interrupted,
-        })
+        self.engine.join(patience).map_err(JoinPoolError::from)
     }
 
     /// Returns the process ids of the workers that run at this moment.
@@ -722,7 +723,7 @@ impl Drop for Pool {
 }
 
 /// Why a pool was not joined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinPoolError {
     /// It still takes tasks, so joining it would never end.
@@ -737,4 +738,17 @@ pub enum JoinPoolError {
     /// A signal handler ran in this thread.
     #[error("interrupted by a signal while waiting for the workers to end")]
     Interrupted,
+    /// The wait could never have ended, and somebody wants such waits to fail.
+    #[error(transparent)]
+    Deadlock(#[from] DeadlockError),
+}
+
+impl From<WaitError> for JoinPoolError {
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::TimedOut => Self::TimedOut,
+            WaitError::Interrupted => Self::Interrupted,
+            WaitError::Deadlock => Self::Deadlock(DeadlockError::taken()),
+        }
+    }
 }

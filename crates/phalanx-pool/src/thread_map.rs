@@ -8,8 +8,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_core::Stream;
+use phalanx_shm::{DeadlockError, Described, Patience};
 
-use crate::threads::{ThreadPool, ThreadTask, ThreadTaskError};
+use crate::threads::{ThreadPool, ThreadTask, ThreadTaskError, wait_until};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -67,6 +68,7 @@ impl<R> ThreadMapHandle<R> {
     /// # Errors
     ///
     /// The [`ThreadTaskError`] of the first that failed; those that have not begun are cancelled.
+    #[track_caller]
     pub fn get(mut self) -> Result<Vec<R>, ThreadTaskError> {
         let mut values = std::mem::take(&mut self.done);
         values.reserve(self.tasks.len());
@@ -361,17 +363,22 @@ where
                 .take()
                 .map(|error| (self.taken, Err(error)));
         }
-        let mut results = lock(&self.done.results);
-        loop {
-            if let Some(result) = results.0.pop_front() {
+        let _described = Described::new(format_args!("task of a thread pool"));
+        let (mut results, waited) = wait_until(
+            &self.done.more,
+            lock(&self.done.results),
+            Patience::or_deadlock(),
+            |results| !results.0.is_empty(),
+        );
+        match waited {
+            Ok(()) => {
                 self.on_their_way -= 1;
-                return Some(result);
+                results.0.pop_front()
             }
-            results = self
-                .done
-                .more
-                .wait(results)
-                .unwrap_or_else(PoisonError::into_inner);
+            Err(_) => Some((
+                self.taken.saturating_sub(1),
+                Err(ThreadTaskError::Deadlock(DeadlockError::taken())),
+            )),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use phalanx_prim::Deadline;
 use phalanx_process::PanicReport;
-use phalanx_shm::{Described, Flagged, Patience, Subject, Waiting, flag};
+use phalanx_shm::{DeadlockError, Described, Flagged, Patience, Subject, WaitError, Waiting, flag};
 use phalanx_thread::panics;
 
 use crate::pool::JoinPoolError;
@@ -20,30 +20,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Blocks on `condvar` until `ready`, for at most `timeout`; returns whether it is.
-fn wait_until<'a, T>(
+/// Blocks on `condvar` until `ready`, as `patience` says.
+pub(crate) fn wait_until<'a, T>(
     condvar: &Condvar,
     mut guard: MutexGuard<'a, T>,
-    timeout: Option<Duration>,
+    patience: Patience,
     ready: impl Fn(&T) -> bool,
-) -> (MutexGuard<'a, T>, bool) {
-    let deadline = timeout.map(Deadline::after);
-    let patience = Patience {
-        deadline,
-        interruptible: false,
-    };
+) -> (MutexGuard<'a, T>, Result<(), WaitError>) {
+    let deadline = patience.deadline;
     let mut waiting = Waiting::new();
     loop {
         waiting.looks();
         if ready(&guard) {
-            return (guard, true);
+            return (guard, Ok(()));
         }
         if deadline.is_some_and(Deadline::has_passed) {
-            return (guard, false);
+            return (guard, Err(WaitError::TimedOut));
         }
         let at = |_: &_| std::ptr::from_ref(condvar) as usize as u64;
-        // It panics or it is well: a wait that is not interruptible has no error.
-        let _ = waiting.sleeps(Subject::PrivateGate, at, 0, patience);
+        if let Err(error) = waiting.sleeps(Subject::PrivateGate, at, 0, patience) {
+            return (guard, Err(error));
+        }
         let until = waiting.until(deadline);
         guard = match until {
             None => condvar.wait(guard).unwrap_or_else(PoisonError::into_inner),
@@ -85,6 +82,9 @@ pub enum ThreadTaskError {
     /// No thread of the pool is left: the initializer failed in each.
     #[error("the pool is broken: the initializer failed: {0}")]
     Broken(String),
+    /// The wait could never have ended, and somebody wants such waits to fail.
+    #[error(transparent)]
+    Deadlock(#[from] DeadlockError),
 }
 
 enum Stage<R> {
@@ -237,7 +237,7 @@ fn run(core: &Core) {
         let job = {
             let guard = lock(&core.line);
             let _idle = Flagged::new(flag::IDLE);
-            let (mut line, _) = wait_until(&core.more, guard, None, |line| {
+            let (mut line, _) = wait_until(&core.more, guard, Patience::FOREVER, |line| {
                 !line.jobs.is_empty() || line.closed
             });
             line.jobs.pop_front()
@@ -605,8 +605,9 @@ impl ThreadPool {
     /// # Errors
     ///
     /// [`JoinPoolError::NotClosed`] instead of waiting for ever.
+    #[track_caller]
     pub fn join(&self) -> Result<(), JoinPoolError> {
-        self.join_within(None)
+        self.join_within(Patience::or_deadlock())
     }
 
     /// As [`join`](Self::join), for at most `timeout`.
@@ -614,11 +615,12 @@ impl ThreadPool {
     /// # Errors
     ///
     /// [`JoinPoolError`].
+    #[track_caller]
     pub fn join_timeout(&self, timeout: Duration) -> Result<(), JoinPoolError> {
-        self.join_within(Some(timeout))
+        self.join_within(Patience::timeout(timeout).here())
     }
 
-    fn join_within(&self, timeout: Option<Duration>) -> Result<(), JoinPoolError> {
+    fn join_within(&self, patience: Patience) -> Result<(), JoinPoolError> {
         let line = lock(&self.core.line);
         if !line.closed {
             return Err(JoinPoolError::NotClosed);
@@ -626,12 +628,8 @@ impl ThreadPool {
         if self.is_ours() {
             return Err(JoinPoolError::Current);
         }
-        let (_line, ended) = wait_until(&self.core.ended, line, timeout, |line| line.alive == 0);
-        if ended {
-            Ok(())
-        } else {
-            Err(JoinPoolError::TimedOut)
-        }
+        let (_line, ended) = wait_until(&self.core.ended, line, patience, |line| line.alive == 0);
+        ended.map_err(JoinPoolError::from)
     }
 }
 
@@ -646,7 +644,7 @@ impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.terminate();
         // Its last handle may go in one of its own tasks: that one ends by itself.
-        let _ = self.join();
+        let _ = self.join_within(Patience::FOREVER);
     }
 }
 
@@ -708,14 +706,14 @@ impl<R> ThreadTask<R> {
     }
 
     /// Blocks until the task is done, for at most `timeout`; returns whether it is.
+    #[track_caller]
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        wait_until(
-            &self.cell.done,
-            lock(&self.cell.place),
-            Some(timeout),
-            is_done,
-        )
-        .1
+        self.wait(Patience::timeout(timeout).here()).1.is_ok()
+    }
+
+    fn wait(&self, patience: Patience) -> (MutexGuard<'_, Place<R>>, Result<(), WaitError>) {
+        let _described = Described::new(format_args!("task of a thread pool"));
+        wait_until(&self.cell.done, lock(&self.cell.place), patience, is_done)
     }
 
     /// Cancels the task if it has not begun; returns whether it had not.
@@ -751,11 +749,12 @@ impl<R> ThreadTask<R> {
     /// # Errors
     ///
     /// [`ThreadTaskError`]: how it ended instead.
+    #[track_caller]
     pub fn get(self) -> Result<R, ThreadTaskError> {
-        let _raisable = Flagged::new(flag::RAISABLE);
-        let _described = Described::new(format_args!("task of a thread pool"));
-        let (mut place, _) = wait_until(&self.cell.done, lock(&self.cell.place), None, is_done);
-        take(&mut place.stage)
+        match self.wait(Patience::or_deadlock()) {
+            (mut place, Ok(())) => take(&mut place.stage),
+            (_, Err(_)) => Err(ThreadTaskError::Deadlock(DeadlockError::taken())),
+        }
     }
 
     /// As [`get`](Self::get), for at most `timeout`; can be called again when it was too short.
@@ -763,17 +762,11 @@ impl<R> ThreadTask<R> {
     /// # Errors
     ///
     /// [`ThreadTaskError::NotDone`], or how it ended instead of with a value.
+    #[track_caller]
     pub fn get_timeout(&self, timeout: Duration) -> Result<R, ThreadTaskError> {
-        let (mut place, done) = wait_until(
-            &self.cell.done,
-            lock(&self.cell.place),
-            Some(timeout),
-            is_done,
-        );
-        if done {
-            take(&mut place.stage)
-        } else {
-            Err(ThreadTaskError::NotDone(timeout))
+        match self.wait(Patience::timeout(timeout).here()) {
+            (mut place, Ok(())) => take(&mut place.stage),
+            (_, Err(_)) => Err(ThreadTaskError::NotDone(timeout)),
         }
     }
 }

@@ -9,8 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use phalanx_shm::{ExitRecord, LookAgain, Patience, Subject, Ticket, session_if_any};
-use phalanx_sys::clock::Deadline;
+use phalanx_shm::{ExitRecord, LookAgain, Patience, Subject, Ticket, WaitError, session_if_any};
 use phalanx_sys::event::Epoll;
 use phalanx_sys::pidfd::{ExitStatus, PidFd, Polled};
 use phalanx_sys::tie::ParentEnd;
@@ -279,32 +278,28 @@ impl Child {
     /// Blocks until the child has ended and was swept; `None` when the deadline came first.
     pub(crate) fn wait(
         self: &Arc<Self>,
-        deadline: Option<Deadline>,
-        interruptible: bool,
-    ) -> Result<Option<ExitStatus>, ()> {
+        patience: Patience,
+    ) -> Result<Option<ExitStatus>, WaitError> {
         if let Some(status) = self.try_reap() {
             return Ok(Some(status));
         }
         let _waiting = Waiting::new(self);
         let mut noted = phalanx_shm::Waiting::new();
-        let patience = Patience {
-            deadline,
-            interruptible,
-        };
+        let deadline = patience.deadline;
         loop {
             noted.looks();
             if let Some(status) = self.try_reap() {
                 return Ok(Some(status));
             }
             let pid = |_: &_| u64::from(self.pid);
-            noted
-                .sleeps(Subject::Process, pid, 0, patience)
-                .map_err(drop)?;
+            noted.sleeps(Subject::Process, pid, 0, patience)?;
             let until = noted.until(deadline);
             match self.pidfd.poll(until) {
                 Polled::TimedOut if until != deadline => noted.cut(),
                 Polled::TimedOut => return Ok(self.try_reap()),
-                Polled::Interrupted if interruptible => return Err(()),
+                Polled::Interrupted if patience.interruptible => {
+                    return Err(WaitError::Interrupted);
+                }
                 Polled::Interrupted | Polled::Ready => {}
             }
         }
@@ -346,9 +341,9 @@ impl Child {
     /// Asks the child to end, waits for `grace`, then ends it.
     pub(crate) fn end_within(self: &Arc<Self>, grace: Duration) {
         let _ = self.signal(signal::SIGTERM);
-        if let Ok(None) = self.wait(Some(Deadline::after(grace)), false) {
+        if let Ok(None) = self.wait(Patience::timeout(grace)) {
             let _ = self.signal(signal::SIGKILL);
-            let _ = self.wait(None, false);
+            let _ = self.wait(Patience::FOREVER);
         }
     }
 

@@ -327,7 +327,7 @@ pub(crate) fn split(payload: &[u8]) -> Result<(TaskRef, usize), TaskError> {
 pub fn leave_children() {
     for child in reaper::children() {
         if !child.is_daemon() {
-            let _ = child.wait(None, false);
+            let _ = child.wait(phalanx_shm::Patience::FOREVER);
         }
     }
     for child in reaper::children() {

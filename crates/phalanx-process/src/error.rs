@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use phalanx_channel::codec::CodecError;
-use phalanx_shm::{AllocError, OpenError, WaitError};
+use phalanx_shm::{AllocError, DeadlockError, OpenError, WaitError};
 use phalanx_sys::pidfd::ExitStatus;
 use phalanx_sys::signal;
 
@@ -173,6 +173,9 @@ pub enum ProcessError {
     /// A signal handler ran in the waiting thread.
     #[error("interrupted by a signal")]
     Interrupted,
+    /// The wait could never have ended, and somebody wants such waits to fail.
+    #[error(transparent)]
+    Deadlock(#[from] DeadlockError),
     /// The caller is that process.
     #[error("a process cannot join itself; join it in the process that started it")]
     Current,
@@ -188,6 +191,7 @@ impl ProcessError {
     pub(crate) fn from_wait(error: WaitError, pid: u32, after: Option<Duration>) -> Self {
         match error {
             WaitError::Interrupted => Self::Interrupted,
+            WaitError::Deadlock => Self::Deadlock(DeadlockError::taken()),
             WaitError::TimedOut => Self::TimedOut {
                 pid,
                 after: after.unwrap_or_default(),

@@ -237,7 +237,7 @@ impl ForkedChild {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         loop {
-            if let Ok(Some(status)) = self.0.wait(None, false) {
+            if let Ok(Some(status)) = self.0.wait(phalanx_shm::Patience::FOREVER) {
                 return Ok(status);
             }
         }

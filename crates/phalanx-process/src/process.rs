@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use phalanx_channel::Loan;
 use phalanx_channel::codec::{self, CodecError};
-use phalanx_shm::{Flagged, Instead, Patience, Subject, flag};
+use phalanx_shm::{Instead, Patience, Subject};
 use phalanx_sys::clock::Deadline;
 use phalanx_sys::pidfd::ExitStatus;
 use phalanx_sys::{ids, signal, socket};
@@ -432,13 +432,19 @@ impl<R> Process<R> {
     ///
     /// # Errors
     ///
-    /// [`ProcessError::TimedOut`], [`ProcessError::Current`], [`ProcessError::NotAChild`].
+    /// [`ProcessError::TimedOut`], [`ProcessError::Current`], [`ProcessError::NotAChild`],
+    /// [`ProcessError::Deadlock`].
+    #[track_caller]
     pub fn wait(&self, timeout: Option<Duration>) -> Result<ExitStatus, ProcessError> {
         self.check_parent()?;
-        let _raisable = Flagged::new(flag::RAISABLE);
-        match self.child.wait(timeout.map(Deadline::after), false) {
+        let patience = Patience {
+            deadline: timeout.map(Deadline::after),
+            ..Patience::or_deadlock()
+        };
+        match self.child.wait(patience) {
             Ok(Some(status)) => Ok(status),
-            _ => Err(ProcessError::TimedOut {
+            Err(error) => Err(ProcessError::from_wait(error, self.child.pid, timeout)),
+            Ok(None) => Err(ProcessError::TimedOut {
                 pid: self.child.pid,
                 after: timeout.unwrap_or_default(),
             }),
@@ -467,6 +473,7 @@ impl<R: DeserializeOwned> Process<R> {
     /// # Errors
     ///
     /// [`ProcessError`]: how it died, or with which message it panicked.
+    #[track_caller]
     pub fn join(&self) -> Result<R, ProcessError> {
         self.wait(None)?;
         self.take()
@@ -477,6 +484,7 @@ impl<R: DeserializeOwned> Process<R> {
     /// # Errors
     ///
     /// [`ProcessError::TimedOut`] and as for `join`.
+    #[track_caller]
     pub fn join_timeout(&self, timeout: Duration) -> Result<R, ProcessError> {
         self.wait(Some(timeout))?;
         self.take()
@@ -487,8 +495,9 @@ impl<R: DeserializeOwned> Process<R> {
     /// # Errors
     ///
     /// [`ProcessError`]: how it died, or with which message it panicked.
+    #[track_caller]
     pub fn result(&self) -> Result<R, ProcessError> {
-        self.result_within(Patience::FOREVER, None)
+        self.result_within(Patience::or_deadlock(), None)
     }
 
     /// As [`result`](Self::result), for at most `timeout`.
@@ -496,8 +505,9 @@ impl<R: DeserializeOwned> Process<R> {
     /// # Errors
     ///
     /// [`ProcessError::TimedOut`] and as for `result`.
+    #[track_caller]
     pub fn result_timeout(&self, timeout: Duration) -> Result<R, ProcessError> {
-        self.result_within(Patience::timeout(timeout), Some(timeout))
+        self.result_within(Patience::timeout(timeout).here(), Some(timeout))
     }
 
     fn result_within(
@@ -507,7 +517,6 @@ impl<R: DeserializeOwned> Process<R> {
     ) -> Result<R, ProcessError> {
         self.check_parent()?;
         if let Some(start) = &self.child.start {
-            let _raisable = Flagged::new(flag::RAISABLE);
             let _instead = Instead::new(Subject::Process, u64::from(self.child.pid));
             start
                 .wait(patience)

@@ -620,7 +620,7 @@ impl<A, R> Drop for Zygote<A, R> {
         if self.owner == ids::pid() {
             let connection = lock(&self.connection);
             let _ = connection.child.signal(signal::SIGKILL);
-            let _ = connection.child.wait(None, false);
+            let _ = connection.child.wait(phalanx_shm::Patience::FOREVER);
         }
     }
 }

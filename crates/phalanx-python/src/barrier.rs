@@ -58,9 +58,10 @@ impl Barrier {
         })?;
         acted?;
         result.map_err(|error| match error {
-            BarrierError::Broken | BarrierError::TimedOut { .. } | BarrierError::Interrupted => {
-                broken(py)
-            }
+            BarrierError::Broken
+            | BarrierError::TimedOut { .. }
+            | BarrierError::Interrupted
+            | BarrierError::Deadlock(_) => broken(py),
         })
     }
 

@@ -80,6 +80,7 @@ impl Releasable for Around<'_> {
         let patience = Patience {
             deadline: None,
             interruptible: true,
+            ..Patience::FOREVER
         };
         let mut ear = Ear::default();
         let acquired = loop {

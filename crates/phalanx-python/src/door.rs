@@ -84,6 +84,7 @@ pub(crate) fn blocking_until<T: Send>(
     let patience = Patience {
         deadline,
         interruptible: true,
+        ..Patience::FOREVER
     };
     loop {
         match py.detach(|| operation(patience)) {
@@ -93,7 +94,7 @@ pub(crate) fn blocking_until<T: Send>(
                 py.check_signals()?;
                 return Ok(None);
             }
-            Err(WaitError::Interrupted) => {
+            Err(WaitError::Interrupted | WaitError::Deadlock) => {
                 py.check_signals()?;
                 watch::raise_found(py)?;
             }
@@ -138,6 +139,7 @@ pub(crate) fn listening<T: Send>(
     let patience = Patience {
         deadline: timeout.deadline(),
         interruptible: true,
+        ..Patience::FOREVER
     };
     watch::name_once(py);
     let (result, ear) = py.detach(|| {

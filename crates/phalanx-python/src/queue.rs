@@ -42,6 +42,7 @@ fn at_once() -> Patience {
     Patience {
         deadline: Some(Deadline::PAST),
         interruptible: true,
+        ..Patience::FOREVER
     }
 }
 

@@ -247,6 +247,7 @@ impl Noted {
         let patience = Patience {
             deadline: None::<Deadline>,
             interruptible: true,
+            ..Patience::FOREVER
         };
         let slept = {
             let _raisable = Flagged::new(flag::RAISABLE);

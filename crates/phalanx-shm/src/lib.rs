@@ -18,6 +18,7 @@ mod region;
 mod robust;
 mod session;
 mod slots;
+mod stuck;
 mod sweep;
 mod token;
 mod waits;
@@ -36,6 +37,7 @@ pub use session::{
     session_if_any, session_options,
 };
 pub use slots::{ExitRecord, MAX_PROCESSES, ProcessInfo, SlotState, Ticket};
+pub use stuck::{DeadlockError, Stuck, has_deadlock, take_deadlock};
 pub use sweep::{KindOps, Swept, register_kind, sweeping};
 pub use token::{
     Owner, after_fork_in_child, current_slot, local_token, shared_token, thread_identity,
@@ -43,7 +45,7 @@ pub use token::{
 
 pub use waits::{
     Described, Detective, Flagged, Instead, Known, Look, Subject, Verdict, Wait, Waiting, Watch,
-    flag, mark_helper, name_thread, place_of, set_detective, set_timed,
+    flag, leave, mark_helper, name_thread, place_of, set_detective, set_timed,
 };
 
 /// The version of everything that is laid out in the arena. A process of another version is refused at the door.

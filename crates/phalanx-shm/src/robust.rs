@@ -27,11 +27,13 @@
 //! The three-state futex mutex is Ulrich Drepper's ("Futexes Are Tricky", 2011); owner and death are ours.
 
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::time::Duration;
 
 use phalanx_prim::{Deadline, Ordering, Spin, Waited, Word, points};
 
 use crate::arena::Arena;
+use crate::stuck::Stuck;
 use crate::token::{self, Owner};
 use crate::waits::{Subject, Waiting, place_of};
 use crate::{session, slots, sweep};
@@ -215,6 +217,10 @@ pub struct Patience {
     pub deadline: Option<Deadline>,
     /// Return [`WaitError::Interrupted`] when a signal handler ran, instead of waiting on.
     pub interruptible: bool,
+    /// What to do when the wait is proved never to end.
+    pub stuck: Stuck,
+    /// Where in the program the call was made, for reports.
+    pub place: Option<&'static Location<'static>>,
 }
 
 impl Patience {
@@ -222,14 +228,50 @@ impl Patience {
     pub const FOREVER: Self = Self {
         deadline: None,
         interruptible: false,
+        stuck: Stuck::Waits,
+        place: None,
     };
+
+    /// Waits for as long as it takes, signals notwithstanding; a wait that is proved never to end is
+    /// [`WaitError::Deadlock`].
+    #[inline]
+    #[must_use]
+    #[track_caller]
+    pub const fn or_deadlock() -> Self {
+        Self {
+            stuck: Stuck::Fails,
+            ..Self::FOREVER.here()
+        }
+    }
+
+    /// As [`or_deadlock`](Self::or_deadlock), for calls that cannot return it: such a wait panics with the deadlock.
+    #[inline]
+    #[must_use]
+    #[track_caller]
+    pub const fn or_panic() -> Self {
+        Self {
+            stuck: Stuck::Panics,
+            ..Self::FOREVER.here()
+        }
+    }
+
+    /// The same, called from the caller's place.
+    #[inline]
+    #[must_use]
+    #[track_caller]
+    pub const fn here(self) -> Self {
+        Self {
+            place: Some(Location::caller()),
+            ..self
+        }
+    }
 
     /// Waits until `deadline`, signals notwithstanding.
     #[must_use]
     pub fn until(deadline: Deadline) -> Self {
         Self {
             deadline: Some(deadline),
-            interruptible: false,
+            ..Self::FOREVER
         }
     }
 
@@ -259,6 +301,9 @@ pub enum WaitError {
     /// The deadline passed.
     #[error("timed out")]
     TimedOut,
+    /// It could never have ended, and somebody wants such waits to fail; [`take_deadlock`](crate::take_deadlock) says why.
+    #[error("a deadlock: this wait could never have ended")]
+    Deadlock,
     /// A signal handler ran in this thread.
     #[error("interrupted by a signal")]
     Interrupted,

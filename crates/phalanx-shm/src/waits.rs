@@ -24,6 +24,7 @@ use phalanx_prim::{AtomicU32, AtomicU64, Deadline, Ordering, Waited, Word, clock
 use crate::arena::{Arena, Placed};
 use crate::block::{BlockRef, Kind};
 use crate::robust::{Patience, WaitError};
+use crate::stuck::{self, DeadlockError, Stuck};
 use crate::{session, token};
 
 /// Notes in one block.
@@ -212,12 +213,12 @@ pub struct Watch {
 }
 
 /// What a look concludes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Wait on.
     Wait,
     /// This wait has to fail.
-    Leave,
+    Leave(DeadlockError),
 }
 
 /// A thread in the middle of a wait, for its own look.
@@ -234,7 +235,7 @@ pub struct Detective {
     /// Called by each waiter when it has looked.
     pub look: fn(&Look<'_>) -> Verdict,
     /// Called by a waiter that has to leave a wait which cannot report it: panics.
-    pub leave: fn(),
+    pub leave: fn(DeadlockError),
 }
 
 static DETECTIVE: OnceLock<Detective> = OnceLock::new();
@@ -242,6 +243,13 @@ static DETECTIVE: OnceLock<Detective> = OnceLock::new();
 /// Sets what waiters of this process call when they look. The first call counts.
 pub fn set_detective(detective: Detective) {
     let _ = DETECTIVE.set(detective);
+}
+
+/// Panics with the deadlock, for a call that cannot return it.
+pub fn leave(deadlock: DeadlockError) {
+    if let Some(detective) = DETECTIVE.get() {
+        (detective.leave)(deadlock);
+    }
 }
 
 thread_local! {
@@ -380,11 +388,11 @@ impl Waiting {
     ///
     /// # Errors
     ///
-    /// [`WaitError::Interrupted`] when the wait has to fail and `patience` wants to hear of such things.
+    /// [`WaitError::Deadlock`] or [`WaitError::Interrupted`] when the wait has to fail and `patience` says so.
     ///
     /// # Panics
     ///
-    /// If the wait has to fail and cannot say so otherwise, and has said ([`flag::RAISABLE`]) that it may.
+    /// If the wait has to fail and `patience` says that it panics then.
     #[inline]
     pub fn sleeps(
         &mut self,
@@ -433,7 +441,7 @@ impl Waiting {
         } else {
             0
         };
-        let raisable = if patience.interruptible {
+        let raisable = if patience.interruptible || patience.stuck != Stuck::Waits {
             flag::RAISABLE
         } else {
             0
@@ -477,11 +485,21 @@ impl Waiting {
         };
         match (detective.look)(&Look { note, slot, arena }) {
             Verdict::Wait => Ok(()),
-            Verdict::Leave if patience.interruptible => Err(WaitError::Interrupted),
-            Verdict::Leave => {
-                (detective.leave)();
-                Ok(())
-            }
+            Verdict::Leave(found) => match patience.stuck {
+                Stuck::Fails => {
+                    stuck::keep(found);
+                    Err(WaitError::Deadlock)
+                }
+                Stuck::Panics => {
+                    (detective.leave)(found);
+                    Ok(())
+                }
+                Stuck::Waits if patience.interruptible => {
+                    stuck::keep(found);
+                    Err(WaitError::Interrupted)
+                }
+                Stuck::Waits => Ok(()),
+            },
         }
     }
 

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use phalanx_prim::{Arc, AtomicU32, AtomicU64, Ordering, points};
 use phalanx_shm::{
-    Acquired, Kind, KindOps, Local, Patience, RawLock, Shared, WaitError, current_slot,
-    register_kind,
+    Acquired, DeadlockError, Kind, KindOps, Local, Patience, RawLock, Shared, WaitError,
+    current_slot, register_kind,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -72,7 +72,7 @@ pub(crate) fn install() {
 /// barrier.reset();
 /// # Ok::<(), phalanx_sync::CreateError>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BarrierError {
     /// Another party timed out, died, or called `abort`; or this one found it broken.
     #[error(
@@ -92,6 +92,9 @@ pub enum BarrierError {
     /// A signal handler ran in this thread; the barrier is broken.
     #[error("interrupted by a signal; the barrier is broken now, call reset() to use it again")]
     Interrupted,
+    /// The wait could never have ended, and somebody wants such waits to fail; the barrier is broken.
+    #[error("{0}; the barrier is broken now, call reset() to use it again")]
+    Deadlock(#[source] DeadlockError),
 }
 
 impl<S: Home> BarrierState<S> {
@@ -246,6 +249,7 @@ impl<S: Home> BarrierState<S> {
                 parties: self.parties.load(Ordering::Relaxed),
             },
             WaitError::Interrupted => BarrierError::Interrupted,
+            WaitError::Deadlock => BarrierError::Deadlock(DeadlockError::taken()),
         }
     }
 
@@ -331,9 +335,10 @@ impl<S: Home> Barrier<S> {
     ///
     /// # Errors
     ///
-    /// [`BarrierError::Broken`].
+    /// [`BarrierError::Broken`], [`BarrierError::Deadlock`].
+    #[track_caller]
     pub fn wait(&self) -> Result<u32, BarrierError> {
-        self.state.wait(Patience::FOREVER, || true, || true)
+        self.state.wait(Patience::or_deadlock(), || true, || true)
     }
 
     /// As [`wait`](Self::wait), for at most `timeout`; a time-out breaks the barrier.
@@ -341,9 +346,10 @@ impl<S: Home> Barrier<S> {
     /// # Errors
     ///
     /// [`BarrierError`].
+    #[track_caller]
     pub fn wait_timeout(&self, timeout: Duration) -> Result<u32, BarrierError> {
         self.state
-            .wait(Patience::timeout(timeout), || true, || true)
+            .wait(Patience::timeout(timeout).here(), || true, || true)
     }
 
     /// As [`wait`](Self::wait), as `patience` says; the last party runs `action` before anybody is let go. A panic in it

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use phalanx_prim::{Arc, AtomicU32, AtomicU64, Ordering, Word, points};
 use phalanx_shm::{
-    Acquired, Arena, Kind, KindOps, Local, Patience, RawLock, Shared, WaitError, Waiting,
-    current_slot, place_of, register_kind,
+    Acquired, Arena, DeadlockError, Kind, KindOps, Local, Patience, RawLock, Shared, WaitError,
+    Waiting, current_slot, place_of, register_kind,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -301,8 +301,18 @@ impl<S: Home> Condition<S> {
     /// # Errors
     ///
     /// [`OwnerDied`](crate::OwnerDied) with the guard when a process died holding the lock meanwhile.
+    ///
+    /// # Panics
+    ///
+    /// With the deadlock as its payload, if the wait could never end and somebody wants such waits to fail;
+    /// [`wait_with`](Self::wait_with) returns it. The guard is dropped then.
+    #[track_caller]
     pub fn wait<G: Releasable>(&self, guard: G) -> WaitResult<G> {
-        let (_, died) = self.wait_with(&guard, Patience::FOREVER);
+        let (waited, died) = self.wait_with(&guard, Patience::or_deadlock());
+        if waited == Err(WaitError::Deadlock) {
+            // Only here the lock is ours again, as the guard says.
+            phalanx_shm::leave(DeadlockError::taken());
+        }
         if died {
             Err(crate::OwnerDied::new(guard))
         } else {
@@ -315,12 +325,13 @@ impl<S: Home> Condition<S> {
     /// # Errors
     ///
     /// As for `wait`.
+    #[track_caller]
     pub fn wait_timeout<G: Releasable>(
         &self,
         guard: G,
         timeout: Duration,
     ) -> WaitResult<(G, bool)> {
-        let (waited, died) = self.wait_with(&guard, Patience::timeout(timeout));
+        let (waited, died) = self.wait_with(&guard, Patience::timeout(timeout).here());
         let both = (guard, waited.is_ok());
         if died {
             Err(crate::OwnerDied::new(both))
@@ -334,6 +345,11 @@ impl<S: Home> Condition<S> {
     /// # Errors
     ///
     /// As for [`wait`](Self::wait).
+    ///
+    /// # Panics
+    ///
+    /// As for [`wait`](Self::wait).
+    #[track_caller]
     pub fn wait_while<G: Releasable>(
         &self,
         guard: G,
@@ -352,13 +368,14 @@ impl<S: Home> Condition<S> {
     /// # Errors
     ///
     /// As for [`wait`](Self::wait).
+    #[track_caller]
     pub fn wait_timeout_while<G: Releasable>(
         &self,
         guard: G,
         timeout: Duration,
         mut blocked: impl FnMut() -> bool,
     ) -> WaitResult<(G, bool)> {
-        let patience = Patience::timeout(timeout);
+        let patience = Patience::timeout(timeout).here();
         while blocked() {
             let (waited, died) = self.wait_with(&guard, patience);
             if died {

@@ -136,15 +136,22 @@ impl<S: Home> Event<S> {
     }
 
     /// Blocks until the flag is on.
+    ///
+    /// # Panics
+    ///
+    /// With the deadlock as its payload, if the wait could never end and somebody wants such waits to fail;
+    /// [`wait_with`](Self::wait_with) returns it.
+    #[track_caller]
     pub fn wait(&self) {
-        let waited = self.wait_with(Patience::FOREVER);
+        let waited = self.wait_with(Patience::or_panic());
         debug_assert!(waited.is_ok());
     }
 
     /// Blocks until the flag is on, for at most `timeout`; returns whether it was.
     #[must_use = "false says that time was up"]
+    #[track_caller]
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        self.wait_with(Patience::timeout(timeout)).is_ok()
+        self.wait_with(Patience::timeout(timeout).here()).is_ok()
     }
 
     /// Blocks until the flag is on, as `patience` says.

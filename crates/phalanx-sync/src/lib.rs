@@ -32,7 +32,9 @@ pub use lock::{
     RLockState, Releasable, lock_facts,
 };
 pub use permits::{Hint, Permits, PermitsState};
-pub use phalanx_shm::{Acquired, Local, Patience, Shared as SharedScope, WaitError};
+pub use phalanx_shm::{
+    Acquired, DeadlockError, Local, Patience, Shared as SharedScope, Stuck, WaitError,
+};
 pub use semaphore::{
     BoundedSemaphore, OverRelease, Permit, SEMAPHORE_MOST, Semaphore, SemaphoreState,
 };

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use phalanx_prim::{Arc, AtomicU32, Ordering};
 use phalanx_shm::{
-    Acquired, Arena, BlockRef, Described, Flagged, Kind, KindOps, Local, Owner, Patience, RawLock,
-    Shared, WaitError, flag, register_kind, session_if_any,
+    Acquired, Arena, BlockRef, DeadlockError, Described, Flagged, Kind, KindOps, Local, Owner,
+    Patience, RawLock, Shared, WaitError, flag, register_kind, session_if_any,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -151,6 +151,8 @@ pub enum LockError<G> {
     },
     /// A signal handler ran in this thread.
     Interrupted,
+    /// The wait could never have ended, and somebody wants such waits to fail.
+    Deadlock(DeadlockError),
     /// We have it; see [`OwnerDied`].
     OwnerDied(OwnerDied<G>),
 }
@@ -169,12 +171,20 @@ impl<G> fmt::Display for LockError<G> {
             }
             Self::TimedOut { owner: None } => f.write_str("timed out waiting for the lock"),
             Self::Interrupted => f.write_str("interrupted by a signal while waiting for the lock"),
+            Self::Deadlock(deadlock) => deadlock.fmt(f),
             Self::OwnerDied(died) => died.fmt(f),
         }
     }
 }
 
-impl<G> std::error::Error for LockError<G> {}
+impl<G> std::error::Error for LockError<G> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Deadlock(deadlock) => Some(deadlock),
+            _ => None,
+        }
+    }
+}
 
 /// Who holds a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,9 +211,6 @@ fn owner_of(owner: Owner) -> LockOwner {
         thread: owner.number(),
     }
 }
-
-/// A wait of [`Lock::lock`]: it has no error to return, and only the guard it would return frees what it takes.
-const GUARDED: u32 = flag::RAISABLE | flag::GUARDED;
 
 fn endless(acquired: Result<Acquired, WaitError>) -> Acquired {
     match acquired {
@@ -311,7 +318,13 @@ macro_rules! lock_api {
             /// # Errors
             ///
             /// [`OwnerDied`] with the guard: we have the lock, the process that held it before died.
+            ///
+            /// # Panics
+            ///
+            /// With the deadlock as its payload, if the wait could never end and somebody wants such waits to fail;
+            /// [`lock_with`](Self::lock_with) returns it.
             #[inline]
+            #[track_caller]
             pub fn lock(&self) -> Result<$Guard<'_, S>, OwnerDied<$Guard<'_, S>>> {
                 let me = S::token();
                 match self.lock_as(me) {
@@ -325,11 +338,33 @@ macro_rules! lock_api {
             /// # Errors
             ///
             /// [`LockError`].
+            #[track_caller]
             pub fn lock_timeout(
                 &self,
                 timeout: Duration,
             ) -> Result<$Guard<'_, S>, LockError<$Guard<'_, S>>> {
-                self.guarded(self.acquire(Patience::timeout(timeout)))
+                self.guarded(self.acquire(Patience::timeout(timeout).here()))
+            }
+
+            /// Blocks until the lock is had, as `patience` says.
+            ///
+            /// ```
+            /// use phalanx_sync::{Lock, Patience};
+            ///
+            /// let lock = Lock::local();
+            /// // An error instead of a panic, if this can never end and somebody watches.
+            /// let _guard = lock.lock_with(Patience::or_deadlock())?;
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
+            ///
+            /// # Errors
+            ///
+            /// [`LockError`].
+            pub fn lock_with(
+                &self,
+                patience: Patience,
+            ) -> Result<$Guard<'_, S>, LockError<$Guard<'_, S>>> {
+                self.guarded(self.acquire_guarded(patience))
             }
 
             /// Takes the lock if it is free now.
@@ -355,6 +390,7 @@ macro_rules! lock_api {
                         owner: self.owner(),
                     }),
                     Err(WaitError::Interrupted) => Err(LockError::Interrupted),
+                    Err(WaitError::Deadlock) => Err(LockError::Deadlock(DeadlockError::taken())),
                 }
             }
 
@@ -512,12 +548,20 @@ impl<S: Home> Lock<S> {
         self.state.raw.lock_as(me, patience)
     }
 
+    fn acquire_guarded(&self, patience: Patience) -> Result<Acquired, WaitError> {
+        match self.try_acquire() {
+            Some(acquired) => Ok(acquired),
+            None => self.acquire_slowly(S::token(), patience, flag::GUARDED),
+        }
+    }
+
     #[inline]
+    #[track_caller]
     fn lock_as(&self, me: u32) -> Acquired {
         if self.state.raw.try_clean_as(me) {
             return Acquired::Clean;
         }
-        endless(self.acquire_slowly(me, Patience::FOREVER, GUARDED))
+        endless(self.acquire_slowly(me, Patience::or_panic(), flag::GUARDED))
     }
 
     #[inline]
@@ -614,12 +658,20 @@ impl<S: Home> RLock<S> {
             .map(|acquired| self.first(acquired))
     }
 
+    fn acquire_guarded(&self, patience: Patience) -> Result<Acquired, WaitError> {
+        match self.try_acquire() {
+            Some(acquired) => Ok(acquired),
+            None => self.acquire_slowly(S::token(), patience, flag::GUARDED),
+        }
+    }
+
     #[inline]
+    #[track_caller]
     fn lock_as(&self, me: u32) -> Acquired {
         if self.state.raw.try_clean_as(me) || self.again() {
             return Acquired::Clean;
         }
-        endless(self.acquire_slowly(me, Patience::FOREVER, GUARDED))
+        endless(self.acquire_slowly(me, Patience::or_panic(), flag::GUARDED))
     }
 
     #[inline]

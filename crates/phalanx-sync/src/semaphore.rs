@@ -235,17 +235,34 @@ macro_rules! semaphore {
         impl<S: Home> $Semaphore<S> {
             /// Blocks until there is a permit and takes it. The permit comes back when it is dropped, or when this process
             /// dies (of up to 120 processes that hold permits at once).
+            ///
+            /// # Panics
+            ///
+            /// With the deadlock as its payload, if the wait could never end and somebody wants such waits to fail;
+            /// [`acquire_with`](Self::acquire_with) returns it.
+            #[track_caller]
             pub fn acquire(&self) -> Permit<'_, S> {
-                match self.state.acquire(true, Patience::FOREVER) {
+                match self.state.acquire(true, Patience::or_panic()) {
                     Ok(()) => Permit { state: &self.state },
                     Err(_) => unreachable!("an endless wait ended"),
                 }
             }
 
+            /// As [`acquire`](Self::acquire), as `patience` says.
+            ///
+            /// # Errors
+            ///
+            /// [`WaitError`] as `patience` says.
+            pub fn acquire_with(&self, patience: Patience) -> Result<Permit<'_, S>, WaitError> {
+                self.state.acquire(true, patience)?;
+                Ok(Permit { state: &self.state })
+            }
+
             /// Takes a permit within `timeout`.
             #[must_use]
+            #[track_caller]
             pub fn acquire_timeout(&self, timeout: Duration) -> Option<Permit<'_, S>> {
-                self.state.acquire(true, Patience::timeout(timeout)).is_ok().then(|| Permit { state: &self.state })
+                self.state.acquire(true, Patience::timeout(timeout).here()).is_ok().then(|| Permit { state: &self.state })
             }
 
             /// Takes a permit if there is one now.

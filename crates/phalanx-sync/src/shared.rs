@@ -13,7 +13,8 @@ use std::time::Duration;
 use bytemuck::{AnyBitPattern, NoUninit};
 use phalanx_prim::{AtomicU64, Ordering};
 use phalanx_shm::{
-    Acquired, Kind, KindOps, Patience, RawLock, Shared as SharedScope, WaitError, register_kind,
+    Acquired, DeadlockError, Kind, KindOps, Patience, RawLock, Shared as SharedScope, WaitError,
+    register_kind,
 };
 use phalanx_sys::map::{Mapping, SharedFile};
 use phalanx_sys::named;
@@ -103,16 +104,17 @@ macro_rules! guarded {
             /// # Errors
             ///
             /// [`OwnerDied`] with the guard when the process that had it before died: it may be half-changed.
+            ///
+            /// # Panics
+            ///
+            /// With the deadlock as its payload, if the wait could never end and somebody wants such waits to fail;
+            /// [`lock_with`](Self::lock_with) returns it.
+            #[track_caller]
             pub fn lock(&self) -> Result<$Guard<'_, T>, OwnerDied<$Guard<'_, T>>> {
-                match self.state.raw.lock_forever() {
-                    Acquired::Clean => Ok($Guard {
-                        of: self,
-                        thread: PhantomData,
-                    }),
-                    Acquired::OwnerDied => Err(OwnerDied::new($Guard {
-                        of: self,
-                        thread: PhantomData,
-                    })),
+                match self.lock_with(Patience::or_panic()) {
+                    Ok(guard) => Ok(guard),
+                    Err(LockError::OwnerDied(died)) => Err(died),
+                    Err(_) => unreachable!("an endless wait ended"),
                 }
             }
 
@@ -121,23 +123,42 @@ macro_rules! guarded {
             /// # Errors
             ///
             /// [`LockError`].
+            #[track_caller]
             pub fn lock_timeout(
                 &self,
                 timeout: Duration,
+            ) -> Result<$Guard<'_, T>, LockError<$Guard<'_, T>>> {
+                self.lock_with(Patience::timeout(timeout).here())
+            }
+
+            /// As [`lock`](Self::lock), as `patience` says.
+            ///
+            /// # Errors
+            ///
+            /// [`LockError`].
+            pub fn lock_with(
+                &self,
+                patience: Patience,
             ) -> Result<$Guard<'_, T>, LockError<$Guard<'_, T>>> {
                 let guard = || $Guard {
                     of: self,
                     thread: PhantomData,
                 };
-                match self.state.raw.lock(Patience::timeout(timeout)) {
+                match self.state.raw.lock(patience) {
                     Ok(Acquired::Clean) => Ok(guard()),
                     Ok(Acquired::OwnerDied) => Err(LockError::OwnerDied(OwnerDied::new(guard()))),
                     Err(WaitError::TimedOut) => Err(LockError::TimedOut { owner: None }),
                     Err(WaitError::Interrupted) => Err(LockError::Interrupted),
+                    Err(WaitError::Deadlock) => Err(LockError::Deadlock(DeadlockError::taken())),
                 }
             }
 
             /// Runs `f` with the data to itself, whether or not the process that had it before died.
+            ///
+            /// # Panics
+            ///
+            /// As for [`lock`](Self::lock).
+            #[track_caller]
             pub fn with<R>(&self, f: impl FnOnce(&mut $target) -> R) -> R {
                 let mut guard = self.lock().unwrap_or_else(OwnerDied::into_guard);
                 f(&mut guard)

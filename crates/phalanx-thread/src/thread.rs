@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use phalanx_prim::Deadline;
 use phalanx_prim::global::{AtomicU32, Ordering};
-use phalanx_shm::{Flagged, Patience, Subject, Waiting, flag};
+use phalanx_shm::{DeadlockError, Patience, Subject, Waiting};
 
 use crate::panics::{self, PanicReport};
 use crate::registry::{self, ThreadInfo, lock};
@@ -36,6 +36,9 @@ pub enum JoinError {
     /// Its value was taken before.
     #[error("the value of thread {0} was taken already")]
     Taken(String),
+    /// The wait could never have ended, and somebody wants such waits to fail.
+    #[error(transparent)]
+    Deadlock(#[from] DeadlockError),
 }
 
 /// What a struct does as a thread: `Thread::spawn(move || task.run())` by another name.
@@ -293,6 +296,7 @@ impl<T> Thread<T> {
     /// # Errors
     ///
     /// [`JoinError`].
+    #[track_caller]
     pub fn join(&self) -> Result<T, JoinError> {
         self.join_within(None)
     }
@@ -302,18 +306,19 @@ impl<T> Thread<T> {
     /// # Errors
     ///
     /// [`JoinError`].
+    #[track_caller]
     pub fn join_timeout(&self, timeout: Duration) -> Result<T, JoinError> {
         self.join_within(Some(timeout))
     }
 
+    #[track_caller]
     fn join_within(&self, timeout: Option<Duration>) -> Result<T, JoinError> {
         if lock(&self.shared.info).as_ref() == Some(&registry::current()) {
             return Err(JoinError::Current);
         }
-        let _raisable = Flagged::new(flag::RAISABLE);
         let patience = Patience {
             deadline: timeout.map(Deadline::after),
-            interruptible: false,
+            ..Patience::or_deadlock()
         };
         let tid = |_: &_| u64::from(self.shared.tid.load(Ordering::Relaxed));
         let mut waiting = Waiting::new();
@@ -329,8 +334,9 @@ impl<T> Thread<T> {
                     after: timeout.unwrap_or_default(),
                 });
             }
-            // It panics or it is well: a wait that is not interruptible has no error.
-            let _ = waiting.sleeps(Subject::Thread, tid, 0, patience);
+            if waiting.sleeps(Subject::Thread, tid, 0, patience).is_err() {
+                return Err(JoinError::Deadlock(DeadlockError::taken()));
+            }
             let until = waiting.until(patience.deadline);
             let ended = &self.shared.ended;
             state = match until {

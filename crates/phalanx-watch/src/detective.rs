@@ -1,6 +1,7 @@
 //! What a waiter does at its looks; see the table above `lib.rs`.
 
 use std::cell::RefCell;
+use std::error::Error;
 use std::io::Write;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
@@ -9,8 +10,8 @@ use std::time::Duration;
 
 use phalanx_prim::clock;
 use phalanx_shm::{
-    Arena, Detective, Look, OpenError, Verdict, Wait, Watch, flag, session, session_if_any,
-    set_detective,
+    Arena, DeadlockError, Detective, Look, OpenError, Verdict, Wait, Watch, flag, session,
+    session_if_any, set_detective,
 };
 
 use crate::report::{Deadlock, Testimony, is_raisable};
@@ -147,25 +148,49 @@ struct Case {
 
 thread_local! {
     static CASE: RefCell<Option<Case>> = const { RefCell::new(None) };
-    static FOUND: RefCell<Option<Deadlock>> = const { RefCell::new(None) };
 }
 
-/// Returns and forgets the deadlock for which the calling thread's last wait was interrupted, if that was the reason. For
-/// faces of other languages.
+/// Returns and forgets the deadlock for which the calling thread's last wait failed, if that was the reason: of a call
+/// that returned [`WaitError::Deadlock`](phalanx_shm::WaitError::Deadlock), or that was interrupted.
 #[must_use]
 pub fn take_deadlock() -> Option<Deadlock> {
-    FOUND.take()
+    let found = phalanx_shm::take_deadlock()?;
+    found.deadlock().downcast_ref().cloned()
 }
 
 /// Returns `true` if the calling thread's wait was interrupted for a deadlock that nobody has taken yet.
 #[must_use]
 pub fn taking() -> bool {
-    FOUND.with_borrow(Option::is_some)
+    phalanx_shm::has_deadlock()
+}
+
+/// Returns the deadlock for which a call failed ([`Action::Raise`]), whichever error it has become.
+///
+/// ```no_run
+/// # fn exchange() -> Result<(), Box<dyn std::error::Error>> { Ok(()) }
+/// if let Err(error) = exchange() {
+///     match phalanx_watch::deadlock_in(&*error) {
+///         Some(deadlock) => eprintln!("{} parties: {deadlock}", deadlock.parties.len()),
+///         None => eprintln!("{error}"),
+///     }
+/// }
+/// ```
+#[must_use]
+pub fn deadlock_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Deadlock> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(deadlock) = error.downcast_ref::<Deadlock>() {
+            return Some(deadlock);
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// Runs `f`; the deadlock if one of its waits had to fail ([`Action::Raise`]).
 ///
-/// In Rust such a wait panics, so that all guards on the way are dropped; other panics go on.
+/// For calls that cannot return it, as [`Lock::lock`](phalanx_sync::Lock::lock): such a wait panics, so that all guards on
+/// the way are dropped; other panics go on. Calls with an error to return it in do that; see [`deadlock_in`].
 ///
 /// # Errors
 ///
@@ -177,10 +202,10 @@ pub fn recover<T>(f: impl FnOnce() -> T) -> Result<T, Deadlock> {
     })
 }
 
-fn leave() {
-    if let Some(deadlock) = take_deadlock() {
+fn leave(found: DeadlockError) {
+    if let Some(deadlock) = found.deadlock().downcast_ref::<Deadlock>() {
         // Not the panic hook's business: it is meant to be caught, and has been chosen.
-        panic::resume_unwind(Box::new(deadlock));
+        panic::resume_unwind(Box::new(deadlock.clone()));
     }
 }
 
@@ -307,8 +332,7 @@ fn conclude(arena: &Arena, deadlock: Deadlock, me: &Wait, action: Action) -> Ver
     }
     if action == Action::Raise && is_raisable(me) {
         write_files(&deadlock);
-        FOUND.set(Some(deadlock));
-        return Verdict::Leave;
+        return Verdict::Leave(DeadlockError::new(deadlock));
     }
     let text = if action == Action::Hint {
         format!("phalanx: hint: deadlock: {deadlock}")

@@ -7,8 +7,9 @@
 //! // From now on every process of the tree looks for waits that never end, and prints what it finds.
 //! watch::enable(Action::Report)?;
 //!
-//! // Or: the youngest waiter's call fails, so that the program can back off and go on. In Rust it panics with the
-//! // `Deadlock`, which frees the guards on the way; `recover` catches it.
+//! // Or: the youngest waiter's call fails, so that the program can back off and go on. Its error is or has as its source a
+//! // `DeadlockError`; a call that cannot return it panics with the `Deadlock`, which frees the guards on the way, and
+//! // `recover` catches it.
 //! watch::enable(Action::Raise)?;
 //! let done = watch::recover(|| { /* locks, queues, joins */ });
 //! if let Err(deadlock) = done {
@@ -54,9 +55,10 @@ mod survey;
 mod witness;
 
 pub use detective::{
-    Action, EnableError, Options, disable, enable, enable_with, install, recover, set_paths,
-    take_deadlock, taking,
+    Action, EnableError, Options, deadlock_in, disable, enable, enable_with, install, recover,
+    set_paths, take_deadlock, taking,
 };
 pub use dump::{Dump, DumpError, DumpedProcess, DumpedThread, dump};
+pub use phalanx_shm::DeadlockError;
 pub use report::{Deadlock, Party, Thing};
 pub use witness::{Witness, set_witness};

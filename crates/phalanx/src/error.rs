@@ -1,9 +1,9 @@
 //! One error for programs that pass everything up.
 
 use crate::{
-    BarrierError, BuildError, CreateError, GetError, JoinError, JoinPoolError, LockError,
-    OverRelease, OwnerDied, PoolError, ProcessError, PutError, PutErrorKind, StartError,
-    SubmitError, TaskDoneError, ThreadTaskError,
+    BarrierError, BuildError, CreateError, DeadlockError, GetError, JoinError, JoinPoolError,
+    LockError, OverRelease, OwnerDied, PoolError, ProcessError, PutError, PutErrorKind, StartError,
+    SubmitError, TaskDoneError, ThreadTaskError, WaitError,
 };
 
 /// Any error of this crate, for `?` in programs that only report it. Each operation has a smaller one of its own.
@@ -69,6 +69,12 @@ pub enum Error {
     /// A semaphore was released too often.
     #[error(transparent)]
     OverRelease(#[from] OverRelease),
+    /// A wait ended without what it waited for.
+    #[error(transparent)]
+    Wait(WaitError),
+    /// A wait could never have ended; [`watch::deadlock_in`](crate::watch::deadlock_in) says who takes part.
+    #[error(transparent)]
+    Deadlock(#[from] DeadlockError),
     /// A lock was not had in time, or its owner died (it was released again by passing this error up).
     #[error("{0}")]
     Lock(String),
@@ -97,6 +103,19 @@ impl<G> From<OwnerDied<G>> for Error {
 
 impl<G> From<LockError<G>> for Error {
     fn from(error: LockError<G>) -> Self {
-        Self::Lock(error.to_string())
+        match error {
+            LockError::Deadlock(deadlock) => Self::Deadlock(deadlock),
+            error => Self::Lock(error.to_string()),
+        }
+    }
+}
+
+impl From<WaitError> for Error {
+    /// Takes the deadlock along, if that is the reason.
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::Deadlock => Self::Deadlock(DeadlockError::taken()),
+            error => Self::Wait(error),
+        }
     }
 }

@@ -73,9 +73,10 @@ pub use phalanx_process::{
 pub use phalanx_shm::{SessionOptions, session_options};
 pub use phalanx_subprocess as subprocess;
 pub use phalanx_sync::{
-    Barrier, BarrierError, BoundedSemaphore, Condition, Event, Local, Lock, LockError, LockGuard,
-    LockOwner, OverRelease, OwnerDied, Patience, Permit, Plain, RLock, RLockGuard, Semaphore,
-    Shared, SharedGuard, SharedMemory, SharedScope, SharedSlice, SharedSliceGuard, WaitError,
+    Barrier, BarrierError, BoundedSemaphore, Condition, DeadlockError, Event, Local, Lock,
+    LockError, LockGuard, LockOwner, OverRelease, OwnerDied, Patience, Permit, Plain, RLock,
+    RLockGuard, Semaphore, Shared, SharedGuard, SharedMemory, SharedScope, SharedSlice,
+    SharedSliceGuard, WaitError,
 };
 pub use phalanx_thread as thread;
 pub use phalanx_watch as watch;

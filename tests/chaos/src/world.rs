@@ -146,7 +146,9 @@ impl Member {
         match self.within(5.0, what, || lock(Duration::from_secs(5))) {
             Ok(guard) => Some(guard),
             Err(LockError::OwnerDied(died)) => Some(OwnerDied::into_guard(died)),
-            Err(LockError::TimedOut { .. } | LockError::Interrupted) => None,
+            Err(LockError::TimedOut { .. } | LockError::Interrupted | LockError::Deadlock(_)) => {
+                None
+            }
         }
     }
 }

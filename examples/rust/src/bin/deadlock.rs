@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use phalanx::prelude::*;
 use phalanx::thread::Thread;
 use phalanx::watch::{self, Action, recover};
-use phalanx::{Local, OwnerDied};
+use phalanx::{GetError, Local, OwnerDied};
 
 fn tell(who: &str, done: Result<(), watch::Deadlock>) {
     match done {
@@ -90,10 +90,17 @@ fn put_under(lock: Lock, news: Queue<String>) {
 
 fn queue() -> phalanx::Result<()> {
     let (lock, news) = (Lock::named("lock")?, Queue::<String>::new()?);
-    let _held = lock.lock().unwrap_or_else(OwnerDied::into_guard);
+    let held = lock.lock().unwrap_or_else(OwnerDied::into_guard);
     let other = Process::spawn(put_under, (lock.clone(), news.clone()))?;
     // The other needs the lock to put, and we keep it until it has.
-    println!("got {}", news.get().unwrap_or_default());
+    match news.get() {
+        Err(GetError::Deadlock(_)) => {
+            println!("the main process lets go of the lock");
+            drop(held);
+            println!("got {}", news.get()?);
+        }
+        got => println!("got {}", got?),
+    }
     other.join()?;
     Ok(())
 }
@@ -105,7 +112,7 @@ fn join() -> phalanx::Result<()> {
         let (first, begun) = (first.clone(), begun.clone());
         Thread::spawn(move || {
             begun.wait();
-            let done = recover(|| first.wait().join());
+            let done = first.wait().join();
             println!(
                 "the second thread {}",
                 if done.is_err() { "gives up" } else { "goes on" }
@@ -114,7 +121,7 @@ fn join() -> phalanx::Result<()> {
     };
     let _ = first.set(Thread::spawn(move || {
         begun.set();
-        let done = recover(|| second.join());
+        let done = second.join();
         println!(
             "the first thread {}",
             if done.is_err() { "gives up" } else { "goes on" }
@@ -128,10 +135,13 @@ fn pool() -> phalanx::Result<()> {
     let pool = Arc::new(ThreadPool::new(1)?);
     let inner = pool.clone();
     // The only thread is busy with this.
-    let outer = move || recover(|| inner.apply(|| 42)).map_err(|found| found.parties.len());
-    match pool.apply(outer) {
-        Ok(Err(parties)) => println!("the task gives up: {parties} parties"),
-        other => println!("the task says {other:?}"),
+    let outer = move || inner.apply(|| 42);
+    match pool.apply(outer)? {
+        Ok(number) => println!("the task says {number}"),
+        Err(error) => match watch::deadlock_in(&error) {
+            Some(found) => println!("the task gives up: {} parties", found.parties.len()),
+            None => println!("the task fails: {error}"),
+        },
     }
     Ok(())
 }
