@@ -47,6 +47,31 @@ def test_each_example_is_reported_and_aborted(kind, tmp_path):
     assert found["circle"] == (kind in ("threads", "processes", "join"))
 
 
+KINDS_OF_THREADS = [
+    "event", "condition", "semaphore", "bounded semaphore", "barrier", "empty queue", "full queue", "join of a queue",
+    "join of a thread", "lock", "rlock", "result of an executor of threads",
+]  # fmt: skip
+KINDS_OF_PROCESSES = [
+    "event", "condition", "semaphore", "bounded semaphore", "barrier", "queue", "full queue", "join of a queue",
+    "simple queue", "join of a process", "lock", "rlock", "result of a pool", "result of a map", "lazy map",
+    "result of an executor",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_THREADS)
+def test_each_kind_of_wait_of_threads_can_be_given_up(kind):
+    done = run("-m", "phalanx", "--deadlocks=raise", EXAMPLES / "deadlock_kinds.py", "threads", kind)
+    assert done.stdout == f"{kind}: DeadlockError, one of 2\n", done.stderr
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_kind_of_wait_of_processes_can_be_given_up(method):
+    done = run("-m", "phalanx", "--deadlocks=raise", EXAMPLES / "deadlock_kinds.py", "processes", method, timeout=150)
+    said = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in said] == KINDS_OF_PROCESSES
+    assert all("DeadlockError, one of " in line for line in said), done.stdout
+
+
 MIXED = """
 import multiprocessing, threading, sys, time
 

@@ -34,7 +34,7 @@ OURS = {
     "locks": ["4000", "OwnerDiedWarning", "told once: True", "[0, 1, 2]", "never more than 2"],
 }
 # Run by the tests of the detective, which they are about.
-ELSEWHERE = {"deadlock", "dining_philosophers"}
+ELSEWHERE = {"deadlock", "deadlock_kinds", "dining_philosophers"}
 
 
 def run(args):

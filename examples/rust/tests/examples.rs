@@ -54,6 +54,34 @@ example!(
     ]
 );
 example!(
+    deadlock_kinds,
+    [],
+    [
+        "lock: gives up as one of 2",
+        "\nevent: gives up",
+        "event without an error: panics",
+        "\ncondition: gives up",
+        "condition without an error: panics",
+        "\nsemaphore: gives up",
+        "\nbarrier: gives up",
+        "join of a thread: gives up",
+        "task of a pool of threads: gives up",
+        "lazy map in a pool of threads: gives up",
+        "shared event: gives up",
+        "shared condition: gives up",
+        "shared semaphore: gives up",
+        "shared barrier: gives up",
+        "empty queue: gives up",
+        "full queue: gives up",
+        "join of a queue: gives up",
+        "pipe: gives up",
+        "wait for several, which has no error: panics",
+        "result of a process: gives up as one of 2",
+        "join of a process: gives up as one of 2",
+        "task of a pool: gives up"
+    ]
+);
+example!(
     dining_philosophers,
     [],
     ["Hypatia ate 20 times", "deadlocks were ended"]
