@@ -929,7 +929,10 @@ impl Core<'_> {
             && let Some(words) = words_of(part)
         {
             // Copying few bytes of unknown number would be a call. A record's room is whole words.
-            self.write_word(segment, ring, at, words[0].to_le());
+            // An empty record has none: behind it may lie the first that is not taken yet.
+            if len > 0 {
+                self.write_word(segment, ring, at, words[0].to_le());
+            }
             if len > 8 {
                 self.write_word(segment, ring, at.wrapping_add(8), words[1].to_le());
             }
@@ -1616,6 +1619,21 @@ mod tests {
             }
         });
         assert_eq!((queue.len(), queue.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn an_empty_item_that_fills_the_ring_leaves_the_first_one_alone() {
+        let queue = queue(Bounds::default());
+        // Records of 16 bytes, but for two of 8 that are the ring's last one and one in the middle.
+        let ring = FIRST_RING / 16;
+        let items = |at: usize| if at == 3 || at == ring { 0 } else { 8 };
+        for at in 0..=ring {
+            queue.put(&[&vec![7; items(at)]], Patience::FOREVER).unwrap();
+        }
+        for at in 0..=ring {
+            let message = queue.get(Patience::FOREVER).unwrap();
+            assert_eq!(*message, vec![7; items(at)], "{at} of {ring}");
+        }
     }
 
     #[test]
