@@ -1628,7 +1628,9 @@ mod tests {
         let ring = FIRST_RING / 16;
         let items = |at: usize| if at == 3 || at == ring { 0 } else { 8 };
         for at in 0..=ring {
-            queue.put(&[&vec![7; items(at)]], Patience::FOREVER).unwrap();
+            queue
+                .put(&[&vec![7; items(at)]], Patience::FOREVER)
+                .unwrap();
         }
         for at in 0..=ring {
             let message = queue.get(Patience::FOREVER).unwrap();

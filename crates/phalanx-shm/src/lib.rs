@@ -14,6 +14,7 @@ mod hold;
 mod inspect;
 #[cfg(any(phalanx_loom, phalanx_shuttle))]
 pub mod modelled;
+mod places;
 mod region;
 mod robust;
 mod session;
@@ -27,6 +28,7 @@ pub use arena::{Arena, PLACED_MOST, Placed, Usage};
 pub use block::{BlockRef, Kind, NOBODY, OBJECT, TRANSIT};
 pub use error::{AllocError, OpenError, StaleHandle};
 pub use hold::{Held, HoldOrAlloc};
+pub use places::place_text;
 pub use region::Region;
 pub use robust::{
     Acquired, Brief, Interest, Local, LookAgain, Patience, RawLock, Scope, Shared, WaitError,
@@ -40,7 +42,8 @@ pub use slots::{ExitRecord, MAX_PROCESSES, ProcessInfo, SlotState, Ticket};
 pub use stuck::{DeadlockError, Stuck, has_deadlock, take_deadlock};
 pub use sweep::{KindOps, Swept, register_kind, sweeping};
 pub use token::{
-    Owner, after_fork_in_child, current_slot, local_token, shared_token, thread_identity,
+    NOTED, Owner, after_fork_in_child, current_slot, keep_places, keeps_places, local_token,
+    shared_token, thread_identity,
 };
 
 pub use waits::{
@@ -49,4 +52,4 @@ pub use waits::{
 };
 
 /// The version of everything that is laid out in the arena. A process of another version is refused at the door.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;

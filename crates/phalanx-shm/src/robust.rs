@@ -59,6 +59,10 @@ pub trait Scope: Send + Sync + 'static {
     /// Returns the token of the calling thread.
     fn token() -> u32;
 
+    /// Returns the token of the calling thread if that is all there is to it, else 0.
+    #[doc(hidden)]
+    fn quick() -> u32;
+
     /// Returns `true` if the process of this owner is known to be gone. Asks the kernel: not for the hot path.
     fn is_dead(owner: Owner) -> bool;
 
@@ -100,6 +104,11 @@ impl Scope for Local {
         token::local_token()
     }
 
+    #[inline]
+    fn quick() -> u32 {
+        token::local_quick()
+    }
+
     fn is_dead(_: Owner) -> bool {
         false
     }
@@ -117,6 +126,11 @@ impl Scope for Shared {
     #[inline]
     fn token() -> u32 {
         token::shared_token()
+    }
+
+    #[inline]
+    fn quick() -> u32 {
+        token::shared_quick()
     }
 
     fn is_dead(owner: Owner) -> bool {
@@ -608,19 +622,25 @@ impl<S: Scope> RawLock<S> {
     /// As [`unlock`](Self::unlock), for a caller that has the token it locked with at hand.
     #[inline]
     pub fn unlock_as(&self, me: u32) {
-        points::point("lock.held");
-        // Release: pairs with the Acquire of `lock`.
-        if self
-            .word
-            .compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed)
-            .is_err()
-        {
+        if !self.try_unlock_as(me) {
             self.unlock_contended();
         }
     }
 
+    /// Frees the lock if it is held with this token and nobody may sleep.
+    #[inline]
+    #[must_use = "false says that there is more to it"]
+    pub fn try_unlock_as(&self, me: u32) -> bool {
+        points::point("lock.held");
+        // Release: pairs with the Acquire of `lock`.
+        self.word
+            .compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// As [`unlock`](Self::unlock), when [`try_unlock_as`](Self::try_unlock_as) said that there is more to it.
     #[cold]
-    fn unlock_contended(&self) {
+    pub fn unlock_contended(&self) {
         let _interest = S::interest(&self.word);
         let was = self.word.swap(0, Ordering::Release);
         points::point("lock.unlocked");

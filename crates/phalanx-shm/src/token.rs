@@ -62,8 +62,8 @@ impl Drop for Ordinal {
         for release in AT_END.take().into_iter().flatten() {
             release();
         }
-        LOCAL.set(0);
-        SHARED.set(0);
+        set_local(0);
+        set_shared(0);
         if let Ok(mut ordinals) = ORDINALS.lock() {
             ordinals.free.push_back(self.0);
         }
@@ -74,6 +74,10 @@ thread_local! {
     // The hot copies have no destructor, so that reading them is one instruction.
     static LOCAL: Cell<u32> = const { Cell::new(0) };
     static SHARED: Cell<u32> = const { Cell::new(0) };
+    // The same while this thread notes no places, else 0: one look says whether there is more to do.
+    static LOCAL_QUICK: Cell<u32> = const { Cell::new(0) };
+    static SHARED_QUICK: Cell<u32> = const { Cell::new(0) };
+    static PLACES: Cell<bool> = const { Cell::new(false) };
     static IDENTITY: Cell<u64> = const { Cell::new(0) };
     static AT_END: Cell<[Release; 2]> = const { Cell::new([None, None]) };
     static ORDINAL: Cell<Option<Ordinal>> = const { Cell::new(None) };
@@ -170,9 +174,64 @@ fn local_token_first() -> u32 {
     drop(ordinals);
     // During thread exit the destructor can no longer be registered: the ordinal then stays taken.
     let _ = ORDINAL.try_with(|cell| cell.set(Some(Ordinal(ordinal))));
-    LOCAL.set(ordinal);
+    begin_places();
+    set_local(ordinal);
     ordinal
 }
+
+/// As [`local_token`] if it is known and this thread notes no places, else 0.
+#[inline]
+pub(crate) fn local_quick() -> u32 {
+    match phalanx_prim::modelled() {
+        Some(me) => u32::from(me.ordinal),
+        None => LOCAL_QUICK.get(),
+    }
+}
+
+/// As [`shared_token`] if it is known and this thread notes no places, else 0.
+#[inline]
+pub(crate) fn shared_quick() -> u32 {
+    match phalanx_prim::modelled() {
+        Some(_) => shared_token(),
+        None => SHARED_QUICK.get(),
+    }
+}
+
+fn set_local(token: u32) {
+    LOCAL.set(token);
+    LOCAL_QUICK.set(if PLACES.get() { 0 } else { token });
+}
+
+fn set_shared(token: u32) {
+    SHARED.set(token);
+    SHARED_QUICK.set(if PLACES.get() { 0 } else { token });
+}
+
+/// Returns `true` if the calling thread notes the places where it takes locks.
+#[inline]
+#[must_use]
+pub fn keeps_places() -> bool {
+    PLACES.get()
+}
+
+/// Lets the calling thread note the places where it takes locks, or not any more.
+pub fn keep_places(keep: bool) {
+    if PLACES.replace(keep) != keep {
+        set_local(LOCAL.get());
+        set_shared(SHARED.get());
+    }
+}
+
+fn begin_places() {
+    if phalanx_prim::modelled().is_none()
+        && let Some(arena) = session::session_if_any()
+    {
+        PLACES.set(arena.watch().places);
+    }
+}
+
+/// A bit beside the token of a guard whose place was noted. No word of a lock that is held has it.
+pub const NOTED: u32 = 1 << 30;
 
 /// Returns the token of this thread for shared locks: slot and ordinal. Joins the tree on first use.
 ///
@@ -198,7 +257,8 @@ fn shared_token_first() -> u32 {
     let slot = u32::from(current_slot());
     let generation = GENERATION.load(phalanx_prim::global::Ordering::Relaxed);
     let token = slot << SLOT_SHIFT | turned(local_token(), generation);
-    SHARED.set(token);
+    begin_places();
+    set_shared(token);
     token
 }
 
@@ -234,7 +294,7 @@ pub(crate) fn slot_if_joined() -> u16 {
 }
 
 pub(crate) fn set_slot(slot: u16, generation: u32) {
-    SHARED.set(0);
+    set_shared(0);
     GENERATION.store(generation, phalanx_prim::global::Ordering::Relaxed);
     // Release: pairs with the Acquire in `current_slot`.
     SLOT.store(u32::from(slot), phalanx_prim::global::Ordering::Release);
@@ -251,7 +311,7 @@ pub fn after_fork_in_child() {
     if slot != 0 {
         FORKED_FROM.store(slot, phalanx_prim::global::Ordering::Relaxed);
     }
-    SHARED.set(0);
+    set_shared(0);
     IDENTITY.set(0);
 }
 

@@ -88,6 +88,8 @@ pub(crate) struct Note {
     told: AtomicU64,
     /// The turn of which somebody thinks that it never ends by itself, and that this thread should see to it.
     suspected: AtomicU64,
+    /// Where in the program it waits; see [`Arena::place_at`].
+    place: AtomicU64,
     name: Text<7>,
     label: Text<14>,
 }
@@ -185,6 +187,8 @@ pub struct Wait {
     pub name: String,
     /// What the wait itself says it is about, as `"Lock accounts"`; may be empty.
     pub label: String,
+    /// Where in the program the thread waits; see [`Arena::place_at`].
+    pub place: u64,
     at: usize,
 }
 
@@ -210,6 +214,8 @@ pub struct Watch {
     pub every_ms: u32,
     /// What to do when one is found; its meaning is phalanx-watch's.
     pub action: u8,
+    /// Threads note where they take locks.
+    pub places: bool,
 }
 
 /// What a look concludes.
@@ -453,6 +459,9 @@ impl Waiting {
         note.object.store(object, Ordering::Relaxed);
         note.holder.store(holder, Ordering::Relaxed);
         LABEL.with_borrow(|label| note.label.write(label));
+        let place = patience.place.map_or(0, |place| arena.place_bits(place));
+        note.place.store(place, Ordering::Relaxed);
+        token::keep_places(arena.watch().places);
         let now = clock::now_ns();
         note.since.store(now, Ordering::Relaxed);
         note.looked.store(now, Ordering::Relaxed);
@@ -478,6 +487,7 @@ impl Waiting {
             return Ok(());
         };
         note.holder.store(holder, Ordering::Relaxed);
+        token::keep_places(arena.watch().places);
         // Release: who sees this look sees the holder it found.
         note.looked.store(began.max(2), Ordering::Release);
         let Some(detective) = DETECTIVE.get() else {
@@ -674,6 +684,7 @@ impl Note {
             looked,
             name: self.name.read(),
             label: self.label.read(),
+            place: self.place.load(Ordering::Relaxed),
             at,
         });
         fence(Ordering::Acquire);
@@ -804,8 +815,11 @@ impl Arena {
 
     /// Says how the processes of the tree look for waits that never end, from their next sleep on.
     pub fn set_watch(&self, watch: Watch) {
-        let bits = u64::from(watch.every_ms) | u64::from(watch.action) << 32;
+        let bits = u64::from(watch.every_ms)
+            | u64::from(watch.action) << 32
+            | u64::from(watch.places) << 40;
         self.header().watch.store(bits, Ordering::Release);
+        token::keep_places(watch.places);
     }
 
     /// Returns how the processes of the tree look for waits that never end.
@@ -816,16 +830,31 @@ impl Arena {
         Watch {
             every_ms: bits as u32,
             action: (bits >> 32) as u8,
+            places: bits >> 40 & 1 != 0,
         }
     }
 
-    fn text(&self, block: BlockRef, len: usize) -> Vec<u8> {
+    pub(crate) fn text(&self, block: BlockRef, len: usize) -> Vec<u8> {
         let words = (0..len.min(TEXT_MOST).div_ceil(8)).map(|i| self.text_word(block, i));
         let mut bytes: Vec<u8> = words
             .flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes())
             .collect();
         bytes.truncate(len);
         bytes
+    }
+
+    /// Writes text into a block of its own; `None` without memory for it.
+    pub(crate) fn write_text(&self, text: &str) -> Option<BlockRef> {
+        let bytes = &text.as_bytes()[..text.len().min(TEXT_MOST)];
+        let block = self.alloc(bytes.len().max(1), Kind::Bytes).ok()?;
+        for (index, chunk) in bytes.chunks(8).enumerate() {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.text_word(block, index)
+                .store(u64::from_le_bytes(word), Ordering::Relaxed);
+        }
+        self.rekind(block, Kind::Text);
+        Some(block)
     }
 
     #[expect(unsafe_code, reason = "text is made of atomics at an offset")]
@@ -856,6 +885,7 @@ impl Notes {
             note.answer.store(0, Ordering::Relaxed);
             note.told.store(0, Ordering::Relaxed);
             note.suspected.store(0, Ordering::Relaxed);
+            note.place.store(0, Ordering::Relaxed);
             note.name.0.iter().chain(&note.label.0).for_each(|word| {
                 word.store(0, Ordering::Relaxed);
             });
@@ -897,20 +927,9 @@ impl Look<'_> {
     /// Answers what was asked.
     pub fn answer(&self, text: &str) {
         let asked = self.note.asked.load(Ordering::Acquire);
-        let bytes = &text.as_bytes()[..text.len().min(TEXT_MOST)];
         let old = BlockRef::from_bits(self.note.answer.load(Ordering::Relaxed));
         // Without memory for it the answer is empty.
-        let block = self.arena.alloc(bytes.len().max(1), Kind::Bytes).ok();
-        if let Some(block) = block {
-            for (index, chunk) in bytes.chunks(8).enumerate() {
-                let mut word = [0; 8];
-                word[..chunk.len()].copy_from_slice(chunk);
-                self.arena
-                    .text_word(block, index)
-                    .store(u64::from_le_bytes(word), Ordering::Relaxed);
-            }
-            self.arena.rekind(block, Kind::Text);
-        }
+        let block = self.arena.write_text(text);
         self.note
             .answer
             .store(block.map_or(0, BlockRef::to_bits), Ordering::Relaxed);

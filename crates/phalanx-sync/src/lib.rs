@@ -19,6 +19,7 @@ mod holders;
 mod home;
 mod lock;
 mod permits;
+mod places;
 mod semaphore;
 mod shared;
 
@@ -28,13 +29,14 @@ pub use event::{Event, EventState};
 pub use gate::{Gate, Key};
 pub use home::{CreateError, Home, Name, Object};
 pub use lock::{
-    Brief, Lock, LockError, LockGuard, LockOwner, LockState, OwnerDied, RLock, RLockGuard,
-    RLockState, Releasable, lock_facts,
+    Brief, Lock, LockError, LockFacts, LockGuard, LockOwner, LockState, OwnerDied, RLock,
+    RLockGuard, RLockState, Releasable, lock_facts,
 };
 pub use permits::{Hint, Permits, PermitsState};
 pub use phalanx_shm::{
     Acquired, DeadlockError, Local, Patience, Shared as SharedScope, Stuck, WaitError,
 };
+pub use places::{Holding, held_here};
 pub use semaphore::{
     BoundedSemaphore, OverRelease, Permit, SEMAPHORE_MOST, Semaphore, SemaphoreState,
 };

@@ -3,12 +3,14 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::time::Duration;
 
-use phalanx_prim::{Arc, AtomicU32, Ordering};
+use phalanx_prim::{Arc, AtomicU32, AtomicU64, Ordering};
 use phalanx_shm::{
-    Acquired, Arena, BlockRef, DeadlockError, Described, Flagged, Kind, KindOps, Local, Owner,
-    Patience, RawLock, Shared, WaitError, flag, register_kind, session_if_any,
+    Acquired, Arena, BlockRef, DeadlockError, Described, Flagged, Kind, KindOps, Local, NOTED,
+    Owner, Patience, RawLock, Shared, Stuck, WaitError, flag, keep_places, keeps_places,
+    register_kind, session_if_any,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -25,6 +27,8 @@ pub struct LockState<S> {
     /// 1 once somebody freed it who did not have it: then it is no lock to its users, but a signal.
     signal: AtomicU32,
     name: Name,
+    /// Where its owner took it, if it noted that; see [`Arena::place_at`]. Of a shared one only.
+    place: AtomicU64,
 }
 placed!(LockState<S>, Lock, S);
 
@@ -38,8 +42,13 @@ pub struct RLockState<S> {
     /// Process id of the last owner that died, noted by its sweeper.
     victim: AtomicU32,
     name: Name,
+    /// Where its owner took it, if it noted that; see [`Arena::place_at`]. Of a shared one only.
+    place: AtomicU64,
 }
 placed!(RLockState<S>, RLock, S);
+
+const _: () =
+    assert!(size_of::<LockState<Shared>>() <= 64 && size_of::<RLockState<Shared>>() <= 64);
 
 pub(crate) fn install() {
     let destroy = |_: &Arena, _: BlockRef| {};
@@ -48,7 +57,7 @@ pub(crate) fn install() {
         KindOps {
             recover: |arena, block, dead, wake| {
                 recover::<LockState<Shared>>(arena, block, dead, wake, |lock| {
-                    (&lock.raw, &lock.victim)
+                    (&lock.raw, &lock.victim, &lock.place)
                 })
             },
             destroy,
@@ -59,7 +68,7 @@ pub(crate) fn install() {
         KindOps {
             recover: |arena, block, dead, wake| {
                 recover::<RLockState<Shared>>(arena, block, dead, wake, |lock| {
-                    (&lock.raw, &lock.victim)
+                    (&lock.raw, &lock.victim, &lock.place)
                 })
             },
             destroy,
@@ -72,15 +81,16 @@ fn recover<T: phalanx_shm::Placed>(
     block: BlockRef,
     dead: u16,
     wake_all: bool,
-    parts: fn(&T) -> (&RawLock<Shared>, &AtomicU32),
+    parts: fn(&T) -> (&RawLock<Shared>, &AtomicU32, &AtomicU64),
 ) {
     let Ok(lock) = arena.view::<T>(block) else {
         return;
     };
-    let (raw, victim) = parts(lock);
+    let (raw, victim, place) = parts(lock);
     if raw.is_held_by(dead) {
         // First: the next owner reads it as soon as it has the lock.
         victim.store(arena.process(dead).pid, Ordering::Relaxed);
+        place.store(0, Ordering::Relaxed);
     }
     if !raw.owner_died(dead) && wake_all {
         raw.wake_all();
@@ -227,15 +237,32 @@ fn describe<S: Home>(what: &str, name: &Name) -> Option<Described> {
     })
 }
 
-/// Returns the name of a lock in this block, and whether it is known to be freed by others than its owner.
+/// What can be read of a lock in the arena.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LockFacts {
+    /// The name its user gave it.
+    pub name: String,
+    /// It is known to be freed by others than its owner.
+    pub signal: bool,
+    /// Where its owner took it, if it has one that noted it.
+    pub place: Option<String>,
+}
+
+/// Returns what can be read of the lock in this block.
 #[must_use]
-pub fn lock_facts(arena: &Arena, block: BlockRef) -> Option<(String, bool)> {
-    if let Ok(lock) = arena.view::<LockState<Shared>>(block) {
+pub fn lock_facts(arena: &Arena, block: BlockRef) -> Option<LockFacts> {
+    let (name, signal, place) = if let Ok(lock) = arena.view::<LockState<Shared>>(block) {
         let signal = lock.signal.load(Ordering::Relaxed) != 0;
-        return Some((lock.name.as_str().to_owned(), signal));
-    }
-    let lock = arena.view::<RLockState<Shared>>(block).ok()?;
-    Some((lock.name.as_str().to_owned(), false))
+        (&lock.name, signal, &lock.place)
+    } else {
+        let lock = arena.view::<RLockState<Shared>>(block).ok()?;
+        (&lock.name, false, &lock.place)
+    };
+    Some(LockFacts {
+        name: name.as_str().to_owned(),
+        signal,
+        place: arena.place_at(place.load(Ordering::Relaxed)),
+    })
 }
 
 macro_rules! lock_api {
@@ -326,10 +353,89 @@ macro_rules! lock_api {
             #[inline]
             #[track_caller]
             pub fn lock(&self) -> Result<$Guard<'_, S>, OwnerDied<$Guard<'_, S>>> {
+                let me = S::quick();
+                // 0: not known yet, or the place is to be noted.
+                if me != 0 && self.clean_as(me) {
+                    return Ok(self.guard(me));
+                }
+                self.lock_slowly(Location::caller())
+            }
+
+            #[cold]
+            fn lock_slowly(
+                &self,
+                place: &'static Location<'static>,
+            ) -> Result<$Guard<'_, S>, OwnerDied<$Guard<'_, S>>> {
+                let patience = Patience {
+                    stuck: Stuck::Panics,
+                    place: Some(place),
+                    ..Patience::FOREVER
+                };
                 let me = S::token();
-                match self.lock_as(me) {
-                    Acquired::Clean => Ok(self.guard(me)),
-                    Acquired::OwnerDied => Err(OwnerDied::new(self.guard(me))),
+                let acquired = if self.clean_as(me) {
+                    Acquired::Clean
+                } else {
+                    endless(self.acquire_slowly(me, patience, flag::GUARDED))
+                };
+                let guard = self.guard(self.noted(place));
+                match acquired {
+                    Acquired::Clean => Ok(guard),
+                    Acquired::OwnerDied => Err(OwnerDied::new(guard)),
+                }
+            }
+
+            /// Notes that the calling thread took the lock here, if it does such things; returns its token for the guard.
+            fn noted(&self, place: &'static Location<'static>) -> u32 {
+                if !keeps_places() {
+                    return S::token();
+                }
+                let arena = session_if_any();
+                if !arena.is_some_and(|arena| arena.watch().places) {
+                    keep_places(false);
+                    return S::token();
+                }
+                if self.is_nested() {
+                    return S::token() | NOTED;
+                }
+                crate::places::taken(self.address(), $label, self.name(), place);
+                self.place(
+                    arena.filter(|_| S::WAIT == phalanx_prim::Scope::Shared),
+                    place,
+                );
+                S::token() | NOTED
+            }
+
+            fn place(&self, arena: Option<&Arena>, place: &'static Location<'static>) {
+                let bits = arena.map_or(0, |arena| arena.place_bits(place));
+                self.state.place.store(bits, Ordering::Relaxed);
+            }
+
+            fn address(&self) -> usize {
+                std::ptr::from_ref(&self.state.raw) as usize
+            }
+
+            /// Forgets where it was taken: its guard frees it.
+            fn forget(&self, token: u32) {
+                if token & NOTED != 0 {
+                    crate::places::freed(self.address());
+                    self.state.place.store(0, Ordering::Relaxed);
+                }
+            }
+
+            /// As `forget`, for a while.
+            fn suspend(&self, token: u32) {
+                if token & NOTED != 0 {
+                    let _ = crate::places::away(self.address(), true);
+                    self.state.place.store(0, Ordering::Relaxed);
+                }
+            }
+
+            fn resume(&self, token: u32) {
+                if token & NOTED != 0
+                    && let Some(place) = crate::places::away(self.address(), false)
+                {
+                    let shared = S::WAIT == phalanx_prim::Scope::Shared;
+                    self.place(session_if_any().filter(|_| shared), place);
                 }
             }
 
@@ -343,7 +449,8 @@ macro_rules! lock_api {
                 &self,
                 timeout: Duration,
             ) -> Result<$Guard<'_, S>, LockError<$Guard<'_, S>>> {
-                self.guarded(self.acquire(Patience::timeout(timeout).here()))
+                let patience = Patience::timeout(timeout).here();
+                self.guarded(self.acquire(patience), patience.place)
             }
 
             /// Blocks until the lock is had, as `patience` says.
@@ -364,7 +471,7 @@ macro_rules! lock_api {
                 &self,
                 patience: Patience,
             ) -> Result<$Guard<'_, S>, LockError<$Guard<'_, S>>> {
-                self.guarded(self.acquire_guarded(patience))
+                self.guarded(self.acquire_guarded(patience), patience.place)
             }
 
             /// Takes the lock if it is free now.
@@ -373,19 +480,24 @@ macro_rules! lock_api {
             ///
             /// [`LockError`]: `TimedOut` names who holds it.
             #[inline]
+            #[track_caller]
             pub fn try_lock(&self) -> Result<$Guard<'_, S>, LockError<$Guard<'_, S>>> {
-                self.guarded(self.try_acquire().ok_or(WaitError::TimedOut))
+                let acquired = self.try_acquire().ok_or(WaitError::TimedOut);
+                self.guarded(acquired, Some(Location::caller()))
             }
 
             fn guarded(
                 &self,
                 acquired: Result<Acquired, WaitError>,
+                place: Option<&'static Location<'static>>,
             ) -> Result<$Guard<'_, S>, LockError<$Guard<'_, S>>> {
+                let guard = || match (S::quick(), place) {
+                    (0, Some(place)) => self.guard(self.noted(place)),
+                    _ => self.guard(S::token()),
+                };
                 match acquired {
-                    Ok(Acquired::Clean) => Ok(self.guard(S::token())),
-                    Ok(Acquired::OwnerDied) => {
-                        Err(LockError::OwnerDied(OwnerDied::new(self.guard(S::token()))))
-                    }
+                    Ok(Acquired::Clean) => Ok(guard()),
+                    Ok(Acquired::OwnerDied) => Err(LockError::OwnerDied(OwnerDied::new(guard()))),
                     Err(WaitError::TimedOut) => Err(LockError::TimedOut {
                         owner: self.owner(),
                     }),
@@ -509,7 +621,8 @@ lock_api!(Lock, LockState, LockGuard, "Lock", |name| LockState {
     raw: RawLock::new(),
     victim: AtomicU32::new(0),
     signal: AtomicU32::new(0),
-    name: Name::new(name)
+    name: Name::new(name),
+    place: AtomicU64::new(0)
 });
 
 impl<S: Home> Lock<S> {
@@ -556,12 +669,13 @@ impl<S: Home> Lock<S> {
     }
 
     #[inline]
-    #[track_caller]
-    fn lock_as(&self, me: u32) -> Acquired {
-        if self.state.raw.try_clean_as(me) {
-            return Acquired::Clean;
-        }
-        endless(self.acquire_slowly(me, Patience::or_panic(), flag::GUARDED))
+    fn clean_as(&self, me: u32) -> bool {
+        self.state.raw.try_clean_as(me)
+    }
+
+    #[expect(clippy::unused_self, reason = "a recursive lock's looks at it")]
+    fn is_nested(&self) -> bool {
+        false
     }
 
     #[inline]
@@ -577,7 +691,15 @@ impl<S: Home> Lock<S> {
 
     #[inline]
     fn release_as(&self, me: u32) {
-        self.state.raw.unlock_as(me);
+        if !self.state.raw.try_unlock_as(me) {
+            self.release_slowly(me);
+        }
+    }
+
+    #[cold]
+    fn release_slowly(&self, me: u32) {
+        self.forget(me);
+        self.state.raw.unlock_contended();
     }
 
     /// Frees the lock, whoever holds it; `false` if nobody does.
@@ -621,7 +743,8 @@ lock_api!(RLock, RLockState, RLockGuard, "RLock", |name| RLockState {
     raw: RawLock::new(),
     depth: AtomicU32::new(0),
     victim: AtomicU32::new(0),
-    name: Name::new(name)
+    name: Name::new(name),
+    place: AtomicU64::new(0)
 });
 
 impl<S: Home> RLock<S> {
@@ -666,12 +789,13 @@ impl<S: Home> RLock<S> {
     }
 
     #[inline]
-    #[track_caller]
-    fn lock_as(&self, me: u32) -> Acquired {
-        if self.state.raw.try_clean_as(me) || self.again() {
-            return Acquired::Clean;
-        }
-        endless(self.acquire_slowly(me, Patience::or_panic(), flag::GUARDED))
+    fn clean_as(&self, me: u32) -> bool {
+        self.state.raw.try_clean_as(me) || self.again()
+    }
+
+    /// Tells whether its owner has it more than once.
+    fn is_nested(&self) -> bool {
+        self.state.depth.load(Ordering::Relaxed) > 0
     }
 
     #[inline]
@@ -713,9 +837,16 @@ impl<S: Home> RLock<S> {
     #[inline]
     fn release_as(&self, me: u32) {
         match self.state.depth.load(Ordering::Relaxed) {
-            0 => self.state.raw.unlock_as(me),
+            0 if self.state.raw.try_unlock_as(me) => {}
+            0 => self.release_slowly(me),
             depth => self.state.depth.store(depth - 1, Ordering::Relaxed),
         }
+    }
+
+    #[cold]
+    fn release_slowly(&self, me: u32) {
+        self.forget(me);
+        self.state.raw.unlock_contended();
     }
 
     /// Undoes one acquisition; `false` if the calling thread does not hold the lock.
@@ -833,12 +964,15 @@ pub trait Releasable {
 
 impl<S: Home> Releasable for LockGuard<'_, S> {
     fn let_go(&self) -> u32 {
-        self.lock.release_as(self.token);
+        self.lock.suspend(self.token);
+        self.lock.release_as(self.token & !NOTED);
         1
     }
 
     fn have_again(&self, _: u32) -> bool {
-        self.lock.state.raw.lock_forever() == Acquired::OwnerDied
+        let acquired = self.lock.state.raw.lock_forever();
+        self.lock.resume(self.token);
+        acquired == Acquired::OwnerDied
     }
 
     fn is_free(&self) -> bool {
@@ -848,11 +982,14 @@ impl<S: Home> Releasable for LockGuard<'_, S> {
 
 impl<S: Home> Releasable for RLockGuard<'_, S> {
     fn let_go(&self) -> u32 {
+        self.lock.suspend(self.token);
         self.lock.release_all()
     }
 
     fn have_again(&self, how: u32) -> bool {
-        self.lock.acquire_all(how, Patience::FOREVER) == Ok(Acquired::OwnerDied)
+        let acquired = self.lock.acquire_all(how, Patience::FOREVER);
+        self.lock.resume(self.token);
+        acquired == Ok(Acquired::OwnerDied)
     }
 
     fn is_free(&self) -> bool {

@@ -101,6 +101,7 @@ pub fn enable_with(options: Options) -> Result<(), EnableError> {
     session()?.set_watch(Watch {
         every_ms: ms as u32,
         action: options.action as u8,
+        places: options.action != Action::Hint,
     });
     Ok(())
 }

@@ -27,6 +27,9 @@ pub struct DumpedThread {
     pub helper: bool,
     /// What it waits for, if that is known: it waits through phalanx.
     pub waits_for: Option<Thing>,
+    /// Where in the program it waits, if that is known.
+    #[serde(default)]
+    pub place: Option<String>,
     /// For how long, in seconds.
     pub seconds: f64,
     /// Process and thread that alone could end the wait.
@@ -110,6 +113,7 @@ fn dump_arena(arena: &Arena) -> Dump {
                         state,
                         helper: false,
                         waits_for: None,
+                        place: None,
                         seconds: 0.0,
                         needs: None,
                         holds: Vec::new(),
@@ -130,6 +134,7 @@ fn dump_arena(arena: &Arena) -> Dump {
                             thread.name.clone_from(&wait.name);
                         }
                         thread.waits_for = Some(thing_of(arena, wait));
+                        thread.place = arena.place_at(wait.place);
                         thread.seconds = now.saturating_sub(wait.since) as f64 / 1e9;
                         if let Some(Needs::One(other)) = survey.graph.needs.get(&thread_of(wait)) {
                             thread.needs = Some((arena.process(other.slot).pid, other.tid));
@@ -170,6 +175,9 @@ impl fmt::Display for Dump {
                     (_, true) => writeln!(f, ": the engine's own")?,
                     (Some(thing), _) => {
                         write!(f, ": waits for {thing}, for {:.1} s", thread.seconds)?;
+                        if let Some(place) = &thread.place {
+                            write!(f, ", at {place}")?;
+                        }
                         match thread.needs {
                             Some((pid, tid)) if pid == process.pid => {
                                 writeln!(f, "; needs thread {tid}")?;

@@ -59,6 +59,9 @@ pub struct Party {
     pub thread: String,
     /// What it waits for.
     pub waits_for: Thing,
+    /// Where in the program it waits, if that is known: `"src/main.rs:12"`.
+    #[serde(default)]
+    pub place: Option<String>,
     /// For how long, in seconds.
     pub seconds: f64,
     /// The number of the party, from 0, that alone could end the wait; `None` if any of them could.
@@ -115,7 +118,7 @@ pub(crate) fn thing_of(arena: &Arena, wait: &Wait) -> Thing {
 
 fn shared_thing(arena: &Arena, offset: usize) -> (String, String) {
     if let Some((block, kind)) = lock_block(arena, offset) {
-        let name = lock_facts(arena, block).map_or_else(String::new, |(name, _)| name);
+        let name = lock_facts(arena, block).unwrap_or_default().name;
         return (kind_name(kind).to_owned(), shared_name(&name, offset));
     }
     match arena.block_around(offset) {
@@ -124,7 +127,7 @@ fn shared_thing(arena: &Arena, offset: usize) -> (String, String) {
     }
 }
 
-fn shared_name(name: &str, offset: usize) -> String {
+pub(crate) fn shared_name(name: &str, offset: usize) -> String {
     if name.is_empty() {
         format!("#{offset:x}")
     } else {
@@ -157,11 +160,8 @@ pub(crate) fn held_by(arena: &Arena, slot: u16, ordinal: u32) -> Vec<Thing> {
     arena.each_held_lock(|block, _, owner| {
         if owner.slot == slot && u32::from(arena.number_of(owner)) == ordinal {
             let (kind, name) = shared_thing(arena, block.offset());
-            held.push(Thing {
-                kind,
-                name,
-                place: None,
-            });
+            let place = lock_facts(arena, block).and_then(|lock| lock.place);
+            held.push(Thing { kind, name, place });
         }
     });
     held
@@ -187,7 +187,7 @@ impl Deadlock {
                 let mut holds = held_by(arena, wait.slot, wait.ordinal);
                 for thing in said.holds {
                     match holds.iter_mut().find(|held| held.name == thing.name) {
-                        Some(held) => held.place = thing.place,
+                        Some(held) => held.place = thing.place.or(held.place.take()),
                         None => holds.push(thing),
                     }
                 }
@@ -196,6 +196,7 @@ impl Deadlock {
                     tid: wait.tid,
                     thread: wait.name.clone(),
                     waits_for: thing_of(arena, wait),
+                    place: arena.place_at(wait.place),
                     seconds: now.saturating_sub(wait.since) as f64 / 1e9,
                     needs: place(needs),
                     holds,
@@ -311,9 +312,13 @@ impl fmt::Display for Deadlock {
                 Some(other) if joins => format!(", which is ({})", other + 1),
                 _ => for_whom,
             };
+            let at = match &party.place {
+                Some(place) => format!(", at {place}"),
+                None => String::new(),
+            };
             writeln!(
                 f,
-                "      waits for {}{for_whom}, for {:.1} s",
+                "      waits for {}{for_whom}, for {:.1} s{at}",
                 party.waits_for, party.seconds
             )?;
             for thing in &party.holds {

@@ -277,7 +277,7 @@ fn needs_of(
             let owner = arena.owner_at(offset)?;
             let owner = *ordinals.get(&(owner.slot, u32::from(arena.number_of(owner))))?;
             let lock = lock_block(arena, offset).and_then(|(block, _)| lock_facts(arena, block));
-            let signal = signal || lock.is_some_and(|(_, signal)| signal);
+            let signal = signal || lock.is_some_and(|lock| lock.signal);
             if signal || owner == me && !guarded {
                 return Some(Needs::Tree);
             }

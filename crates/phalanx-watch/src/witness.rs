@@ -3,7 +3,10 @@
 use std::backtrace::Backtrace;
 use std::sync::OnceLock;
 
-use crate::report::{Testimony, Thing};
+use phalanx_shm::{place_text, session_if_any};
+use phalanx_sync::{Holding, held_here};
+
+use crate::report::{Testimony, Thing, shared_name};
 
 /// What [`set_witness`] takes; for faces of other languages.
 #[derive(Clone, Copy, Debug)]
@@ -26,13 +29,25 @@ const LINES_MOST: usize = 60;
 
 pub(crate) fn testimony() -> Testimony {
     let face = WITNESS.get();
-    let holds = face.map_or_else(Vec::new, |witness| (witness.holds)());
+    let mut holds = face.map_or_else(Vec::new, |witness| (witness.holds)());
+    holds.extend(held_here().iter().map(thing_of));
     Testimony {
         stack: face
             .and_then(|witness| (witness.stack)())
             .unwrap_or_else(own_stack),
         holds,
     }
+}
+
+fn thing_of(held: &Holding) -> Thing {
+    let arena = session_if_any();
+    let offset = arena.and_then(|arena| arena.region().offset_of(held.address as *const u8));
+    let name = match offset {
+        Some(offset) => shared_name(&held.name, offset),
+        None if held.name.is_empty() => format!("at {:#x}", held.address),
+        None => format!("{:?}", held.name),
+    };
+    Thing::taken(held.kind, &name, &place_text(held.place))
 }
 
 /// Returns the Rust functions that the calling thread is in, without those of the engine and the standard library.

@@ -5,7 +5,7 @@ use std::sync::Barrier as ThreadBarrier;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use phalanx_sync::{Barrier, Lock, RLock};
+use phalanx_sync::{Barrier, Condition, Event, Lock, RLock};
 use phalanx_testkit::{in_child, watchdog};
 use phalanx_watch::{Action, Deadlock, Options, enable_with, recover};
 
@@ -40,6 +40,12 @@ macro_rules! crossed {
     }};
 }
 
+/// A place in this file, as reports have it.
+#[expect(clippy::ptr_arg, reason = "called with what an option holds")]
+fn is_here(place: &String) -> bool {
+    place.contains("tests/circles.rs:")
+}
+
 fn the_one(found: [Result<(), Deadlock>; 2]) -> Deadlock {
     let mut found: Vec<_> = found.into_iter().filter_map(Result::err).collect();
     assert_eq!(found.len(), 1, "one fails, the other goes on: {found:?}");
@@ -68,7 +74,17 @@ fn two_threads_cross_over_private_locks() {
         assert_eq!(party.needs, Some(1 - i));
         assert_eq!(party.holds.len(), 1, "{found}");
         assert!(party.stack.contains("two_threads_cross"), "{found}");
+        assert!(party.place.as_ref().is_some_and(is_here), "{found}");
+        assert!(
+            party.holds[0].place.as_ref().is_some_and(is_here),
+            "{found}"
+        );
     }
+    let text = found.to_string();
+    assert!(
+        text.contains("(taken at phalanx-watch/tests/circles.rs:"),
+        "{text}"
+    );
     assert_eq!(Deadlock::from_json(&found.to_json()).unwrap(), found);
     assert!(found.to_dot().contains("p0 -> p1"));
     assert!(found.to_svg().contains("accounts"));
@@ -128,6 +144,62 @@ fn a_thread_of_each_of_two_processes() {
     met.wait().unwrap();
     let _b = b.lock().unwrap();
     assert!(child.wait().is_success());
+}
+
+#[test]
+fn where_a_lock_was_taken_is_read_from_another_process() {
+    let _dog = watchdog(LIMIT);
+    watch();
+    let (lock, rlock) = (Lock::named("far").unwrap(), RLock::named("again").unwrap());
+    let (there, over) = (Event::new().unwrap(), Event::new().unwrap());
+    let child = in_child(|| {
+        let (_once, _twice) = (rlock.lock().unwrap(), rlock.lock().unwrap());
+        let _far = lock.lock().unwrap();
+        there.set();
+        over.wait();
+    });
+    there.wait();
+    // It may not be asleep yet.
+    let held = loop {
+        let dump = phalanx_watch::dump(std::process::id()).unwrap();
+        let process = dump.processes.iter().find(|one| one.pid == child.pid());
+        let thread = &process.unwrap().threads[0];
+        if thread.waits_for.is_some() {
+            assert!(thread.place.as_ref().is_some_and(is_here), "{dump}");
+            break thread.holds.clone();
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!(held.len(), 2, "{held:?}");
+    assert!(
+        held.iter()
+            .all(|thing| thing.place.as_ref().is_some_and(is_here)),
+        "{held:?}"
+    );
+    assert_ne!(held[0].place, held[1].place);
+    over.set();
+    assert!(child.wait().is_success());
+}
+
+#[test]
+fn a_condition_lets_the_place_go_and_has_it_again() {
+    let _dog = watchdog(LIMIT);
+    watch();
+    // A wait of its own lets the thread note places if it did not before.
+    let (lock, condition) = (Lock::local(), Condition::local());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let guard = lock.lock().unwrap();
+            let place = phalanx_sync::held_here()[0].place;
+            let (guard, _) = condition
+                .wait_timeout(guard, Duration::from_millis(5))
+                .unwrap();
+            assert_eq!(phalanx_sync::held_here()[0].place, place);
+            drop(guard);
+            assert!(phalanx_sync::held_here().is_empty());
+            assert!(lock.try_lock().is_ok() && !lock.is_locked());
+        });
+    });
 }
 
 #[test]
