@@ -482,6 +482,10 @@ macro_rules! lock_api {
             #[inline]
             #[track_caller]
             pub fn try_lock(&self) -> Result<$Guard<'_, S>, LockError<$Guard<'_, S>>> {
+                let me = S::quick();
+                if me != 0 && self.clean_as(me) {
+                    return Ok(self.guard(me));
+                }
                 let acquired = self.try_acquire().ok_or(WaitError::TimedOut);
                 self.guarded(acquired, Some(Location::caller()))
             }
