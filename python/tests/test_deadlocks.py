@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -324,9 +326,88 @@ def test_dump_shows_a_running_program(tmp_path):
         process.stderr.close()
 
 
-def test_dump_of_a_process_without_phalanx_is_an_error():
-    done = run("-m", "phalanx", "dump", os.getpid() if "phalanx" not in sys.modules else 1, code=1)
-    assert "cannot look into process" in done.stderr
+DUMPED = """
+import multiprocessing, sys, threading
+
+def child(lock, ready, pipe):
+    mine = threading.Lock()
+    threading.Thread(target=pipe.recv, name="receiver", daemon=True).start()
+    with lock:
+        ready.set()
+        with mine:
+            threading.Event().wait()
+
+if __name__ == "__main__":
+    ctx = multiprocessing.get_context(sys.argv[1])
+    lock, ready = ctx.Lock(), ctx.Event()
+    here, there = ctx.Pipe()
+    process = ctx.Process(target=child, args=(lock, ready, there), name="holder", daemon=True)
+    process.start()
+    ready.wait()
+    print("ready", flush=True)
+    with lock:
+        pass
+"""
+
+
+def dumped(pid, enough):
+    """Dump the tree until it is as far as it is to be."""
+    for _ in range(400):
+        data = json.loads(run("-m", "phalanx", "dump", pid, "--json").stdout)
+        threads = [thread for process in data["processes"] for thread in process["threads"]]
+        if enough(threads):
+            return threads
+        time.sleep(0.02)
+    raise AssertionError(data)
+
+
+@pytest.mark.parametrize("watched", [True, False], ids=["watched", "unwatched"])
+@pytest.mark.parametrize("method", METHODS)
+def test_dump_shows_each_thread_of_the_tree(method, watched, tmp_path):
+    options = ["--deadlocks"] if watched else []
+    process = subprocess.Popen(
+        [sys.executable, "-m", "phalanx", *options, str(program(tmp_path, DUMPED)), method],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "ready\n"
+        threads = dumped(process.pid, lambda threads: sum(bool(one["waits_for"]) for one in threads) == 2)
+        main, holder = sorted((one for one in threads if one["waits_for"]), key=lambda one: one["name"] == "holder")
+        assert (main["waits_for"]["kind"], holder["waits_for"]["kind"]) == ("Lock", "event")
+        assert main["needs"][1] == holder["tid"]
+        assert main["waits_for"]["name"] in [held["name"] for held in holder["holds"]]
+        if watched:
+            assert "with lock:" in main["stack"]
+            assert "threading.Event().wait()" in holder["stack"]
+            assert all(held["place"].startswith("program.py:") for held in holder["holds"])
+            assert len(holder["holds"]) == 2
+        if holder["outside"] or any(one["outside"] for one in threads):
+            assert [one["outside"].split(" (")[0][:18] for one in threads if one["outside"]] == ["read of descriptor"]
+        if method == "forkserver":
+            # Its fork server is no party.
+            assert any(one["helper"] and one["name"].startswith("python") for one in threads), threads
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_dump_of_what_is_not_there_or_not_ours_says_so():
+    assert "it does not use phalanx" in run("-m", "phalanx", "dump", 1, code=1).stderr or os.getuid() != 0
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert "there is no such process" in run("-m", "phalanx", "dump", ended.pid, code=1).stderr
+    if os.getuid() == 0 and shutil.which("setpriv"):
+        done = subprocess.run(
+            ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-m", "phalanx", "dump", "1"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        # That user may not even read the interpreter's files.
+        assert done.returncode == 1
+        assert "not yours to look into" in done.stderr or "phalanx" not in done.stderr, done.stderr
     assert run("-m", "phalanx", "dump", code=2).stderr
 
 

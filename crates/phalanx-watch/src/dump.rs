@@ -1,15 +1,17 @@
 //! What every thread of a tree waits for and holds, seen from outside.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
-use phalanx_prim::clock;
-use phalanx_shm::{Arena, OpenError, SlotState};
+use phalanx_prim::{Deadline, clock};
+use phalanx_shm::{Arena, OpenError, SlotState, Wait, flag};
 use phalanx_sys::map::SharedFile;
 use phalanx_sys::others;
 use serde::{Deserialize, Serialize};
 
-use crate::graph::Needs;
+use crate::graph::{Needs, Thread};
 use crate::report::{Deadlock, Testimony, Thing, held_by, thing_of};
 use crate::survey::{MEMORY, Survey, thread_of};
 
@@ -32,6 +34,12 @@ pub struct DumpedThread {
     pub place: Option<String>,
     /// For how long, in seconds.
     pub seconds: f64,
+    /// The call that it sleeps in, if that is one about a descriptor and not phalanx's; who could end it is not known.
+    #[serde(default)]
+    pub outside: Option<String>,
+    /// Where it is, innermost call last, if it waits and somebody watches; else empty.
+    #[serde(default)]
+    pub stack: String,
     /// Process and thread that alone could end the wait.
     pub needs: Option<(u32, u32)>,
     /// What it holds.
@@ -65,7 +73,7 @@ pub struct Dump {
 #[non_exhaustive]
 pub enum DumpError {
     /// There is no such process, it belongs to somebody else, or it does not use phalanx.
-    #[error("cannot look into process {pid}: {error}")]
+    #[error("cannot look into process {pid}: {}", reason(*pid, error))]
     Process {
         /// The process.
         pid: u32,
@@ -77,8 +85,24 @@ pub enum DumpError {
     Arena(#[from] OpenError),
 }
 
-/// Looks at the tree that process `pid` belongs to, from any process of the same user. Nothing in the tree is stopped or
-/// changed.
+fn reason(pid: u32, error: &io::Error) -> String {
+    match error.kind() {
+        _ if others::threads(pid).is_err() => "there is no such process".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "it is not yours to look into; ask as its user, or as root".to_owned()
+        }
+        io::ErrorKind::NotFound => {
+            "it does not use phalanx, or has shared nothing yet and is not watched".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// Threads that look up more rarely than this are not asked.
+const ASKED_EVERY_MOST_MS: u32 = 2000;
+
+/// Looks at the tree that process `pid` belongs to, from any process of the same user. Nothing in the tree is stopped; if it is
+/// watched, those who wait are asked where they are, for up to a few of their looks.
 ///
 /// # Errors
 ///
@@ -90,8 +114,39 @@ pub fn dump(pid: u32) -> Result<Dump, DumpError> {
     Ok(dump_arena(&arena))
 }
 
+/// Asks all who wait, and look up now and then, where they are and what they hold.
+fn ask(arena: &Arena, survey: &Survey) -> HashMap<Thread, Testimony> {
+    let every = arena.watch().every_ms;
+    let mut said = HashMap::new();
+    // Who looks up more rarely would be waited for for long.
+    if !(1..=ASKED_EVERY_MOST_MS).contains(&every) {
+        return said;
+    }
+    let mut asked: Vec<_> = survey
+        .waits
+        .iter()
+        .filter(|(_, wait)| wait.flags & (flag::HELPER | flag::IDLE) == 0)
+        .map(|(thread, wait)| (*thread, wait, arena.ask(wait)))
+        .collect();
+    let until = Deadline::after(Duration::from_millis(u64::from(every) * 2 + 500));
+    while !asked.is_empty() && !until.has_passed() {
+        asked.retain(|(thread, wait, question)| {
+            let Some(answer) = arena.answer(wait, *question) else {
+                return arena.still_waits(wait);
+            };
+            if let Ok(testimony) = serde_json::from_str(&answer) {
+                said.insert(*thread, testimony);
+            }
+            false
+        });
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    said
+}
+
 fn dump_arena(arena: &Arena) -> Dump {
     let survey = Survey::of(arena);
+    let said = ask(arena, &survey);
     let now = clock::now_ns();
     let known = arena.threads_known();
     let processes = arena
@@ -114,6 +169,8 @@ fn dump_arena(arena: &Arena) -> Dump {
                         helper: false,
                         waits_for: None,
                         place: None,
+                        outside: None,
+                        stack: String::new(),
                         seconds: 0.0,
                         needs: None,
                         holds: Vec::new(),
@@ -125,7 +182,7 @@ fn dump_arena(arena: &Arena) -> Dump {
                         thread.helper = known.helper;
                         thread.holds = held_by(arena, process.slot, known.ordinal);
                     }
-                    let at = crate::graph::Thread {
+                    let at = Thread {
                         slot: process.slot,
                         tid,
                     };
@@ -139,6 +196,12 @@ fn dump_arena(arena: &Arena) -> Dump {
                         if let Some(Needs::One(other)) = survey.graph.needs.get(&thread_of(wait)) {
                             thread.needs = Some((arena.process(other.slot).pid, other.tid));
                         }
+                        if let Some(said) = said.get(&at) {
+                            said.add_to(&mut thread.holds);
+                            thread.stack.clone_from(&said.stack);
+                        }
+                    } else if !thread.helper {
+                        thread.outside = others::call_on_descriptor(process.pid, tid);
                     }
                     thread
                 })
@@ -146,10 +209,11 @@ fn dump_arena(arena: &Arena) -> Dump {
         })
         .collect();
     // Without the detective nobody looks, and only circles of locks in shared memory can be proved from outside.
+    let testimony = |wait: &Wait| said.get(&thread_of(wait)).cloned().unwrap_or_default();
     let deadlocks = survey
         .cores(arena)
         .iter()
-        .map(|core| Deadlock::of(arena, core, |_| Testimony::default()))
+        .map(|core| Deadlock::of(arena, core, testimony))
         .collect();
     Dump {
         processes,
@@ -188,6 +252,9 @@ impl fmt::Display for Dump {
                             None => writeln!(f)?,
                         }
                     }
+                    (None, _) if let Some(call) = &thread.outside => {
+                        writeln!(f, ": in a {call}, of an unknown owner")?;
+                    }
                     (None, _) if thread.state == 'S' => {
                         writeln!(f, ": sleeps, not in a call of phalanx")?;
                     }
@@ -195,6 +262,9 @@ impl fmt::Display for Dump {
                 }
                 for thing in &thread.holds {
                     writeln!(f, "    holds {thing}")?;
+                }
+                for line in thread.stack.lines() {
+                    writeln!(f, "      {line}")?;
                 }
             }
         }

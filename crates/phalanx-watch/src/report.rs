@@ -92,6 +92,18 @@ pub(crate) struct Testimony {
     pub(crate) holds: Vec<Thing>,
 }
 
+impl Testimony {
+    /// Adds what it knows of what its thread holds.
+    pub(crate) fn add_to(&self, holds: &mut Vec<Thing>) {
+        for thing in &self.holds {
+            match holds.iter_mut().find(|held| held.name == thing.name) {
+                Some(held) => held.place = thing.place.clone().or(held.place.take()),
+                None => holds.push(thing.clone()),
+            }
+        }
+    }
+}
+
 /// Returns what a wait is for.
 pub(crate) fn thing_of(arena: &Arena, wait: &Wait) -> Thing {
     let (mut kind, mut name) = match wait.subject {
@@ -185,12 +197,7 @@ impl Deadlock {
             .map(|(wait, needs)| {
                 let said = testimony(wait);
                 let mut holds = held_by(arena, wait.slot, wait.ordinal);
-                for thing in said.holds {
-                    match holds.iter_mut().find(|held| held.name == thing.name) {
-                        Some(held) => held.place = thing.place.or(held.place.take()),
-                        None => holds.push(thing),
-                    }
-                }
+                said.add_to(&mut holds);
                 Party {
                     pid: arena.process(wait.slot).pid,
                     tid: wait.tid,

@@ -166,6 +166,7 @@ fn where_a_lock_was_taken_is_read_from_another_process() {
         let thread = &process.unwrap().threads[0];
         if thread.waits_for.is_some() {
             assert!(thread.place.as_ref().is_some_and(is_here), "{dump}");
+            assert!(thread.stack.contains("where_a_lock_was_taken"), "{dump}");
             break thread.holds.clone();
         }
         std::thread::yield_now();

@@ -96,6 +96,27 @@ pub fn thread_state(pid: u32, tid: u32) -> io::Result<(String, char)> {
     parsed.ok_or_else(|| io::Error::other("the system's description of a thread cannot be read"))
 }
 
+/// Returns what a sleeping thread waits for, if it is a call about a descriptor: `"read of descriptor 5 (pipe:[123])"`. `None` if it
+/// is another call, if it runs, or if the system does not say.
+#[must_use]
+pub fn call_on_descriptor(pid: u32, tid: u32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).ok()?;
+    let mut parts = text.split_whitespace();
+    let number: i64 = parts.next()?.parse().ok()?;
+    let call = match number {
+        _ if number == libc::SYS_read || number == libc::SYS_readv => "read",
+        _ if number == libc::SYS_write || number == libc::SYS_writev => "write",
+        _ if number == libc::SYS_recvfrom || number == libc::SYS_recvmsg => "receive",
+        _ if number == libc::SYS_sendto || number == libc::SYS_sendmsg => "send",
+        _ if number == libc::SYS_accept || number == libc::SYS_accept4 => "accept",
+        _ if number == libc::SYS_connect => "connect",
+        _ => return None,
+    };
+    let fd = u32::from_str_radix(parts.next()?.strip_prefix("0x")?, 16).ok()?;
+    let target = fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
+    Some(format!("{call} of descriptor {fd} ({})", target.display()))
+}
+
 /// Returns a process's command line, its parts separated by blanks; empty if it is gone.
 #[must_use]
 pub fn command_line(pid: u32) -> String {
@@ -140,6 +161,35 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_reads_a_pipe_is_seen_at_it() {
+        if cfg!(miri) {
+            return;
+        }
+        let (reader, writer) = io::pipe().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            tell.send(super::super::ids::tid()).unwrap();
+            io::Read::read(&mut &reader, &mut [0]).unwrap()
+        });
+        let tid = told.recv().unwrap();
+        // Where other processes may not be looked into, neither may this one's threads.
+        let me = super::super::ids::pid();
+        if fs::read_to_string(format!("/proc/{me}/task/{tid}/syscall")).is_ok() {
+            let seen = loop {
+                if let Some(seen) = call_on_descriptor(me, tid) {
+                    break seen;
+                }
+                std::thread::yield_now();
+            };
+            assert!(seen.starts_with("read of descriptor "), "{seen}");
+            assert!(seen.contains("(pipe:["), "{seen}");
+        }
+        drop(writer);
+        assert_eq!(thread.join().unwrap(), 0);
+        assert_eq!(call_on_descriptor(me, u32::MAX), None);
+    }
+
+    #[test]
     fn a_child_is_listed() {
         if cfg!(miri) {
             return;
@@ -148,7 +198,12 @@ mod tests {
             .arg("100")
             .spawn()
             .unwrap();
-        let listed = children(super::super::ids::pid()).unwrap();
+        // A thread of another test may end between two looks.
+        let listed = loop {
+            if let Ok(listed) = children(super::super::ids::pid()) {
+                break listed;
+            }
+        };
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(listed.contains(&child.id()));
