@@ -347,7 +347,8 @@ pub(crate) fn flush() {
     let _ = std::io::stderr().flush();
 }
 
-/// Returns the process id of this process's parent in the tree, `None` for the root.
+/// Returns the process id of this process's parent in the tree, `None` for the root. When the parent has died that is the
+/// ancestor who has adopted this process.
 ///
 /// ```
 /// use phalanx_process::{Process, parent_pid};

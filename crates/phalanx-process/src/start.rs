@@ -46,6 +46,10 @@ unsafe impl Placed for Start {
     const KIND: Kind = Kind::Start;
 }
 
+phalanx_shm::inventory::submit! {
+    phalanx_shm::Kinds(install)
+}
+
 pub(crate) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

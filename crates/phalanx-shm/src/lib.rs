@@ -36,7 +36,7 @@ pub use session::{
     session_if_any, session_options,
 };
 pub use slots::{ExitRecord, MAX_PROCESSES, ProcessInfo, SlotState, Ticket};
-pub use sweep::{KindOps, Swept, register_kind, sweeping};
+pub use sweep::{KindOps, Kinds, Swept, register_kind, sweeping};
 pub use token::{
     Owner, after_fork_in_child, current_slot, local_token, shared_token, thread_identity,
 };
@@ -45,6 +45,9 @@ pub use waits::{
     Described, Detective, Flagged, Instead, Known, Look, Subject, Verdict, Wait, Waiting, Watch,
     flag, mark_helper, name_thread, place_of, set_detective, set_timed,
 };
+
+#[doc(hidden)]
+pub use inventory;
 
 /// The version of everything that is laid out in the arena. A process of another version is refused at the door.
 pub const LAYOUT_VERSION: u32 = 2;
