@@ -29,7 +29,7 @@ const TAIL: usize = 4096;
 #[derive(Debug)]
 pub struct Child {
     pub(crate) pid: u32,
-    ticket: Ticket,
+    pub(crate) ticket: Ticket,
     pub(crate) name: Mutex<String>,
     pub(crate) daemon: AtomicBool,
     /// The process that started it; a forked child that inherits the handle is another.
