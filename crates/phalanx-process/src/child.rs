@@ -16,6 +16,7 @@ use phalanx_sys::pidfd::{ExitStatus, PidFd, Polled};
 use phalanx_sys::tie::ParentEnd;
 use phalanx_sys::{ids, signal};
 
+use crate::crash::CrashStack;
 use crate::error::{Death, MemoryVerdict};
 use crate::oom;
 use crate::reaper;
@@ -421,12 +422,17 @@ impl Child {
             _ if self.out_of_memory.load(Ordering::Relaxed) => MemoryVerdict::OomKiller,
             _ => MemoryVerdict::NoSign,
         };
+        let stack = match (exit, &self.start) {
+            (ExitStatus::Signaled { signal, .. }, Some(start)) => start.view().crash.stack(signal),
+            _ => CrashStack::default(),
+        };
         Death {
             name: self.name(),
             pid: self.pid,
             exit,
             task: self.task.clone(),
             stderr,
+            stack,
             memory,
         }
     }

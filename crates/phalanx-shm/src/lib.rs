@@ -50,4 +50,4 @@ pub use waits::{
 pub use inventory;
 
 /// The version of everything that is laid out in the arena. A process of another version is refused at the door.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
