@@ -18,7 +18,7 @@ use phalanx_process::{ExitStatus, Process, ProcessError, StartMethod, TaskRef};
 use phalanx_shm::{Arena, BlockRef, Flagged, Held, Patience, WaitError, flag, session};
 use phalanx_sync::{Gate, Object};
 
-use crate::error::{BuildError, SubmitError, WorkerDeath};
+use crate::error::{BuildError, SubmitError, WorkerDeath, describe_arguments};
 use crate::record::{
     self, ABANDONED, Board, CANCEL, Choices, DONE, NOTIFY, ORPHAN, Outcome, QUEUED, READY,
     RENEWED_MOST, RUNNING, STARTING, TaskView,
@@ -867,6 +867,7 @@ impl Engine {
                     let report = WorkerDeath {
                         death,
                         task: task_name,
+                        arguments: task.with_args(describe_arguments),
                         ran,
                         attempts: task.attempts(),
                     };

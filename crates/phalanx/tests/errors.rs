@@ -503,6 +503,8 @@ fn a_worker_that_died() {
             "Kitchen-0",
             "SIGABRT",
             "die_loudly",
+            "bytes: \"",
+            "no salt\"",
             "last words: no salt",
         ],
     );
