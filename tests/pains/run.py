@@ -55,7 +55,7 @@ CASES = [
     Case("p01_killed_worker", "a killed worker costs its task only, and is reported", by_kind=True, peer="Pebble"),
     Case("p02_killed_writer", "a killed writer does not wedge the queue", peer="faster-fifo"),
     Case("p03_dead_owner", "a dead owner's lock is free", peer="billiard"),
-    Case("p04_dead_waiter", "a dead waiter holds up nobody"),
+    Case("p04_dead_waiter", "a dead waiter holds up nobody", peer="billiard"),
     Case("p05_bad_exception", "an exception that cannot be rebuilt, an exit in a task", by_kind=True, peer="mpire"),
     Case("p06_bad_initializer", "a bad initializer breaks the pool once", by_kind=True, peer="loky"),
     Case("p07_full_queue_at_exit", "exit and join with a full queue", peer="faster-fifo"),
