@@ -39,6 +39,7 @@ class _Factories:
         task_timeout: float | None = None,
         retries: int = 0,
         memory_limit: int | None = None,
+        start_timeout: float | None = None,
         threads_per_worker: int = 1,
     ) -> _Pool: ...
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any: ...

@@ -2,9 +2,11 @@
 
 The protocol, the loop and the object (``multiprocessing.forkserver._forkserver``) are the standard library's. What differs
 is how the server comes to life: in the engine's tree, with this package and the main module imported once, where the
-standard library lets each child import the main module again.
+standard library lets each child import the main module again. And a fork that the system refuses does not end it: the client
+is sent the error in place of a process id.
 """
 
+import errno
 import gc
 import os
 import socket
@@ -100,12 +102,42 @@ def main(listener_fd, alive_r, preload, main_data, orders, installed):
 
     if "__main__" in preload and not _import_main(main_data):
         _serve_cold(listener_fd, alive_r, preload)
+    forkserver.os = _Os()
     gc.collect()
     gc.freeze()
     util._flush_std_streams()
     # It forks when a process asks it to, and tells of a child's end: nobody waits for what it does by itself.
     _engine._mark_helper()
     forkserver.main(listener_fd, alive_r, [name for name in preload if name != "__main__"])
+
+
+class _Os:
+    """Stands for the module ``os`` in the server's loop: there a fork is refused to the client, not to the server."""
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def fork(self):
+        """Fork as the loop asks for it."""
+        try:
+            pid = os.fork()
+        except OSError as error:
+            _refuse(error, sys._getframe(1).f_locals)
+            # So the loop says that a client is gone, and goes on.
+            raise OSError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED)) from None
+        if pid == 0:
+            forkserver.os = os
+        return pid
+
+
+def _refuse(error, loop):
+    """Tell the client whose request the loop has in its hands, and let go of all that came with it."""
+    try:
+        forkserver.write_signed(loop["child_w"], -(error.errno or errno.EAGAIN))
+    except OSError:
+        # It has gone.
+        pass
+    util.close_fds(loop["child_r"], loop["child_w"], *loop["fds"])
 
 
 def _import_main(data) -> bool:

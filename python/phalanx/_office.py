@@ -211,16 +211,29 @@ def work(desk, number, threads, initializer, initargs, most, wrap, memory_limit)
 # ---- the parent's side ----
 
 
+def _start_seconds(limit):
+    if limit is None:
+        return 0.0
+    limit = float(limit)
+    if not limit > 0:
+        raise ValueError("start_timeout must be more than 0 seconds")
+    return min(limit, 1e9)
+
+
 class Office:
     """The workers of one pool and the thread that oversees them. Knows nothing of the pool itself, so that it can be collected."""
 
-    def __init__(self, ctx, make_process, workers, *, threads=1, initializer=None, initargs=(), most=0, wrap=True, memory_limit=None, staff=None, roll=None, daemon=True):
+    def __init__(self, ctx, make_process, workers, *, threads=1, initializer=None, initargs=(), most=0, wrap=True, memory_limit=None, start_timeout=None, staff=None, roll=None, daemon=True):
         self.ctx = ctx
         self.make_process = make_process
         self.target = self.most_workers = workers
         self.threads = threads
         self.orders = (initializer, initargs, most, wrap, memory_limit)
         self.crew = _engine.Crew(workers, threads)
+        self.start_timeout = _start_seconds(start_timeout)
+        self.crew.limit_starts(self.start_timeout)
+        # Workers that were not ready in time, in a row.
+        self.late = 0
         self.last_words = _deaths.Listener(workers)
         self.desk = Desk(*self.crew.token(), self.last_words.address())
         self.staff = [] if staff is None else staff
@@ -413,12 +426,17 @@ class Office:
         worker.join(0 if worker.exitcode is not None else 5)
         exitcode = worker.exitcode
         report = pickle.dumps(self.last_words.report(number, worker.pid, exitcode), 5)
-        had_task, killed, ready = self.crew.settle(number, report)
+        had_task, killed, ready, late = self.crew.settle(number, report)
         with self.lock:
             self.workers.pop(number, None)
             if worker in self.staff:
                 self.staff.remove(worker)
             self.roll.pop(worker.pid, None)
+        if late:
+            self.was_late()
+            return
+        if ready:
+            self.late = 0
         # One that ends by itself before it is set up does so again, and the last of several says why.
         abrupt = exitcode and not killed and (ready or exitcode < 0)
         if abrupt and self.on_death is not None and self.state != TERMINATED:
@@ -444,6 +462,24 @@ class Office:
             )
         elif self.barren > self.target:
             self.not_before = time.monotonic() + 0.01 * 2 ** min(self.barren - self.target, 6)
+
+    def was_late(self):
+        """A worker was killed because it was not ready in time. When none gets ready, none will."""
+        if self.crew.any_ready():
+            self.late = 0
+            return
+        self.late += 1
+        if self.late > self.target and self.crew.broken() is None and self.state != TERMINATED:
+            self.crew.break_with(
+                dump_failure(
+                    RuntimeError(
+                        f"{self.late} workers in a row were not ready after {self.start_timeout:g} s and were killed: "
+                        "the initializer or the main module's import hangs, or start_timeout= is too short"
+                    ),
+                    None,
+                    False,
+                )
+            )
 
     def listen(self, lot, then):
         """Call ``then`` in the pool's thread when the lot is done."""

@@ -164,6 +164,25 @@ class _Served:
         return super().poll(flag)
 
 
+def _asked(stock: type) -> type:
+    """Make the fork server's ``Popen`` one that hears of a refusal."""
+    from multiprocessing import forkserver
+
+    class Asked(stock):
+        def _launch(self, process_obj):
+            try:
+                super()._launch(process_obj)
+                answer = self.pid
+            except BrokenPipeError:
+                # Refused before all of it was written, or the server is gone.
+                answer = forkserver.read_signed(self.sentinel)
+            if answer < 0:
+                self.pid = None
+                raise OSError(-answer, f"the fork server cannot fork: {os.strerror(-answer)}")
+
+    return Asked
+
+
 def _popen(method: str) -> type:
     if method == "fork":
         from multiprocessing import popen_fork as stock
@@ -217,7 +236,7 @@ def _popen(method: str) -> type:
 
         _forkserver.warm()
 
-        class Popen(_Served, Placed, stock.Popen):
+        class Popen(_Served, Placed, _asked(stock.Popen)):
             pass
 
     Popen.__qualname__ = f"{method}_Popen"

@@ -70,8 +70,8 @@ def _make_process(ctx, *args, **kwds):
 class ProcessPoolExecutor(_StockExecutor):
     """Calls in worker processes, as futures.
 
-    Beyond ``concurrent.futures``: ``task_timeout``, ``retries``, ``memory_limit`` and ``threads_per_worker`` as in
-    :class:`phalanx.Pool`; and ``survive=True``: a worker that dies fails the future of the call it ran, with
+    Beyond ``concurrent.futures``: ``task_timeout``, ``retries``, ``memory_limit``, ``threads_per_worker`` and ``start_timeout`` as
+    in :class:`phalanx.Pool`; and ``survive=True``: a worker that dies fails the future of the call it ran, with
     :class:`BrokenWorkerError`, and the executor goes on with a new worker. Without it a death breaks the executor, as
     in the standard library.
     """
@@ -89,6 +89,7 @@ class ProcessPoolExecutor(_StockExecutor):
         task_timeout=None,
         retries=0,
         memory_limit=None,
+        start_timeout=None,
         threads_per_worker=1,
         **more,
     ):
@@ -115,6 +116,7 @@ class ProcessPoolExecutor(_StockExecutor):
             most=getattr(self, "_max_tasks_per_child", None) or 0,
             wrap=2,
             memory_limit=memory_limit,
+            start_timeout=start_timeout,
             roll=self._processes,
             daemon=False,
         )

@@ -22,6 +22,7 @@ class ProcessPoolExecutor(_StockExecutor):
         task_timeout: float | None = None,
         retries: int = 0,
         memory_limit: int | None = None,
+        start_timeout: float | None = None,
         threads_per_worker: int = 1,
         **more: Any,
     ) -> None: ...

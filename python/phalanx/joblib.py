@@ -26,7 +26,7 @@ class PhalanxBackend(PoolManagerMixin, AutoBatchingMixin, ParallelBackendBase):
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         known = {**self.backend_kwargs, **options}
-        ours = ("initializer", "initargs", "task_timeout", "retries", "memory_limit")
+        ours = ("initializer", "initargs", "task_timeout", "retries", "memory_limit", "start_timeout")
         self._pool = Pool(n_jobs, context=known.get("context"), **{name: known[name] for name in ours if name in known})
         self.parallel = parallel
         return n_jobs

@@ -67,8 +67,10 @@ class Pool(_StockPool):
     """A pool of worker processes.
 
     Beyond ``multiprocessing``: ``task_timeout`` seconds after which a task's worker is killed, ``retries`` after a death, a
-    time-out or an exception, ``memory_limit`` bytes per worker, ``threads_per_worker``. A worker that dies fails its task
-    alone, with :class:`phalanx.WorkerDiedError`. Ctrl-C is heard by the parent only. In a forked child the pool is its
+    time-out or an exception, ``memory_limit`` bytes per worker, ``threads_per_worker``; ``start_timeout`` seconds after which
+    a worker that is not ready (its start, the main module's import, the initializer) is killed and another one tried: when none gets ready
+    the pool breaks (by default it takes as long as it takes). A worker that dies fails its task alone, with
+    :class:`phalanx.WorkerDiedError`. Ctrl-C is heard by the parent only. In a forked child the pool is its
     parent's and cannot be used.
     """
 
@@ -85,6 +87,7 @@ class Pool(_StockPool):
         task_timeout=None,
         retries=0,
         memory_limit=None,
+        start_timeout=None,
         threads_per_worker=1,
     ):
         mro = type(self).__mro__
@@ -122,6 +125,7 @@ class Pool(_StockPool):
             most=maxtasksperchild or 0,
             wrap=self._wrap_exception,
             memory_limit=memory_limit,
+            start_timeout=start_timeout,
             staff=self._pool,
         )
         self._office = office

@@ -45,6 +45,7 @@ class Pool(_stock.Pool):
         task_timeout: float | None = None,
         retries: int = 0,
         memory_limit: int | None = None,
+        start_timeout: float | None = None,
         threads_per_worker: int = 1,
     ) -> None: ...
     def apply(

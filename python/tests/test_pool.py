@@ -297,6 +297,41 @@ def test_functions_by_value(two):
     assert two.apply(lambda f: f(2), (lambda x: x + offset,)) == 7
 
 
+def sleep_once(path):
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    time.sleep(3600)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_worker_that_is_not_ready_in_time_is_replaced(method, tmp_path):
+    # Long enough for an interpreter on a machine at work, which is given a second chance.
+    with get_context(method).Pool(1, sleep_once, (str(tmp_path / "once"),), start_timeout=5) as made:
+        assert made.apply(square, (5,)) == 25
+
+
+def test_a_pool_whose_workers_never_get_ready_breaks_and_says_why():
+    with get_context("fork").Pool(2, time.sleep, (3600,), start_timeout=0.2) as made:
+        with pytest.raises(RuntimeError, match=r"not ready after 0\.2 s .*initializer"):
+            made.apply(square, (5,))
+
+
+def test_a_pool_whose_workers_hang_at_their_start_can_be_ended():
+    made = get_context("fork").Pool(2, time.sleep, (3600,))
+    workers = list(made._pool)
+    os.kill(workers[0].pid, signal.SIGSTOP)
+    result = made.apply_async(square, (5,))
+    with pytest.raises(pool.TimeoutError):
+        result.get(0.1)
+    made.terminate()
+    made.join()
+    assert not any(worker.is_alive() for worker in workers)
+    with pytest.raises(PoolTerminatedError):
+        result.get()
+
+
 def test_a_failing_initializer_breaks_the_pool():
     with pool.Pool(2, initializer=fail_to_start) as made:
         with pytest.raises(ValueError, match="not set up"):

@@ -447,3 +447,71 @@ if __name__ == "__main__":
 
 def test_a_process_whose_start_was_not_reported_ends(tmp_path):
     run(STARTER_DIED, tmp_path)
+
+
+REFUSED = """
+import errno, gc, os, sys, time
+import multiprocessing
+
+if __name__ == "__mp_main__":
+    # Imported by the server; what is short is told by a file.
+    fork = os.fork
+    def short():
+        if os.path.exists("short"):
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+    os.fork = short
+
+def nothing(*args):
+    pass
+
+def start(*args):
+    process = context.Process(target=nothing, args=args)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+def descriptors(pid):
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+if __name__ == "__main__":
+    from multiprocessing import forkserver
+    import phalanx
+    phalanx.install()
+    context = multiprocessing.get_context("forkserver")
+    start()
+    server = forkserver._forkserver._forkserver_pid
+    ours, its = descriptors("self"), descriptors(server)
+    pool = context.Pool(2)
+    assert pool.map(abs, [-1, -2]) == [1, 2]
+    open("short", "w").close()
+    for argument in (b"", b"x" * 1_000_000):
+        try:
+            start(argument)
+        except OSError as error:
+            assert error.errno == errno.EAGAIN and "fork server" in str(error), error
+        else:
+            raise AssertionError("it started")
+    gone = pool.apply_async(os._exit, (3,))
+    try:
+        gone.get(60)
+    except phalanx.WorkerDiedError:
+        pass
+    assert pool.apply(abs, (-3,)) == 3
+    os.remove("short")
+    start()
+    # A worker that was refused is tried again.
+    while len(pool._pool) < 2:
+        time.sleep(0.01)
+    pool.close()
+    pool.join()
+    del pool, gone
+    gc.collect()
+    assert forkserver._forkserver._forkserver_pid == server, "it ended"
+    while descriptors(server) > its or descriptors("self") > ours:
+        time.sleep(0.01)
+"""
+
+
+def test_a_fork_server_that_may_not_fork_says_so_and_lives_on(tmp_path):
+    run(REFUSED, tmp_path)

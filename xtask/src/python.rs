@@ -212,6 +212,9 @@ pub(crate) fn conformance(args: &[String]) -> Outcome {
 /// Runs the programs of `tests/pains`.
 pub(crate) fn pains(args: &[String]) -> Outcome {
     let venv = Venv::with_package()?;
+    if args.iter().any(|arg| arg == "peers" || arg == "all") {
+        venv.add("tests/pains/peers/requirements.txt")?;
+    }
     venv.python(&["tests/pains/run.py"]).args(args).run()
 }
 

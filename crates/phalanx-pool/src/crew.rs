@@ -68,6 +68,9 @@ struct Hired {
     /// `None` when it was gone before it could be opened.
     pidfd: Option<PidFd>,
     killed: Option<Killed>,
+    /// When it must be ready.
+    due: Option<Deadline>,
+    late: bool,
 }
 
 /// A kill of ours: for which task.
@@ -110,6 +113,8 @@ pub struct Settled {
     pub killed: bool,
     /// It had become a worker: its initializer was over.
     pub ready: bool,
+    /// It was killed because it was not ready in time.
+    pub late: bool,
 }
 
 /// A crew, as its maker has it.
@@ -127,6 +132,8 @@ pub struct Crew {
     inner: Mutex<Inner>,
     closed: AtomicBool,
     submitted: AtomicU64,
+    /// Nanoseconds that a worker may take to get ready, 0 for as long as it takes.
+    start_timeout_ns: AtomicU64,
 }
 
 fn current_pid() -> u32 {
@@ -178,6 +185,7 @@ impl Crew {
             inner: Mutex::default(),
             closed: AtomicBool::new(false),
             submitted: AtomicU64::new(0),
+            start_timeout_ns: AtomicU64::new(0),
         }))
     }
 
@@ -362,6 +370,12 @@ impl Crew {
 
     // ---- overseeing ----
 
+    /// Limits how long workers that are hired from now on may take to get ready; one that takes longer is killed.
+    pub fn limit_starts(&self, most: Duration) {
+        let most = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
+        self.start_timeout_ns.store(most, Ordering::Relaxed);
+    }
+
     /// Watches a worker that was started under a number.
     pub fn hired(&self, number: u32, pid: u32) {
         let mut inner = self.inner();
@@ -375,12 +389,15 @@ impl Crew {
             let _ = phalanx_sys::process::signal(pid, SIGKILL);
             inner.ended.push(number);
         }
+        let most = self.start_timeout_ns.load(Ordering::Relaxed);
         inner.workers.insert(
             number,
             Hired {
                 pid,
                 pidfd,
                 killed: None,
+                due: (most > 0).then(|| Deadline::after(Duration::from_nanos(most))),
+                late: false,
             },
         );
         drop(inner);
@@ -485,7 +502,39 @@ impl Crew {
             self.cancel_running(&mut inner, bits, index);
         }
         self.purge(&mut inner);
-        self.check_deadlines(&mut inner)
+        let next_start = self.check_starts(&mut inner);
+        let next_task = self.check_deadlines(&mut inner);
+        next_start.into_iter().chain(next_task).min()
+    }
+
+    /// Kills workers that are not ready in time; returns when the next must be.
+    fn check_starts(&self, inner: &mut Inner) -> Option<Deadline> {
+        let mut next = None;
+        for (number, hired) in &mut inner.workers {
+            let Some(due) = hired.due else { continue };
+            if self
+                .board
+                .seat(number * self.threads)
+                .phase
+                .load(Ordering::SeqCst)
+                == READY
+            {
+                hired.due = None;
+            } else if !due.has_passed() {
+                next = next.into_iter().chain([due]).min();
+            } else if let Some(pidfd) = &hired.pidfd {
+                hired.due = None;
+                hired.late = true;
+                // Should it have got ready just now: what it took goes back.
+                hired.killed.get_or_insert(Killed {
+                    lot: NO_LOT,
+                    index: 0,
+                    end: End::Died,
+                });
+                let _ = pidfd.signal(SIGKILL);
+            }
+        }
+        next
     }
 
     fn cancel_running(&self, inner: &mut Inner, bits: u64, index: u32) {
@@ -556,9 +605,10 @@ impl Crew {
     /// Decides about what a dead worker left on its seats. `report` becomes the result of a task that died with it.
     pub fn settle(&self, number: u32, report: &[u8]) -> Settled {
         let hired = self.inner().workers.remove(&number);
-        let killed = hired.and_then(|hired| hired.killed);
+        let killed = hired.as_ref().and_then(|hired| hired.killed);
         let mut settled = Settled {
             killed: killed.is_some(),
+            late: hired.is_some_and(|hired| hired.late),
             ..Settled::default()
         };
         for seat_number in number * self.threads..(number + 1) * self.threads {
@@ -678,6 +728,13 @@ impl Crew {
     }
 
     // ---- the end ----
+
+    /// Returns whether some worker is ready.
+    #[must_use]
+    pub fn any_ready(&self) -> bool {
+        let mut seats = self.board.seats().iter();
+        seats.any(|seat| seat.phase.load(Ordering::SeqCst) == READY)
+    }
 
     /// Takes no more lots.
     pub fn close(&self) {
@@ -853,6 +910,8 @@ impl Drop for Crew {
     }
 }
 
+/// No lot's name.
+const NO_LOT: u64 = u64::MAX;
 const SIGKILL: i32 = 9;
 pub(crate) const STARTING: u32 = 1;
 pub(crate) const READY: u32 = 2;

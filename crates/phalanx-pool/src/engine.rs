@@ -18,10 +18,10 @@ use phalanx_process::{ExitStatus, Process, ProcessError, StartMethod, TaskRef};
 use phalanx_shm::{Arena, BlockRef, Flagged, Held, Patience, WaitError, flag, session};
 use phalanx_sync::{Gate, Object};
 
-use crate::error::{BuildError, SubmitError, WorkerDeath};
+use crate::error::{BuildError, SubmitError, WorkerDeath, describe_arguments};
 use crate::record::{
-    self, ABANDONED, Board, CANCEL, Choices, DONE, NOTIFY, ORPHAN, Outcome, QUEUED, RENEWED_MOST,
-    RUNNING, STARTING, TaskView,
+    self, ABANDONED, Board, CANCEL, Choices, DONE, NOTIFY, ORPHAN, Outcome, QUEUED, READY,
+    RENEWED_MOST, RUNNING, STARTING, TaskView,
 };
 use crate::worker::{self, Orders, Served};
 use rustc_hash::FxHashMap;
@@ -33,6 +33,7 @@ pub(crate) struct Config {
     pub(crate) threads: u32,
     pub(crate) max_tasks: u64,
     pub(crate) memory_limit: Option<u64>,
+    pub(crate) start_timeout: Option<Duration>,
     pub(crate) method: StartMethod,
     pub(crate) name: String,
     pub(crate) init: Option<(TaskRef, Vec<u8>)>,
@@ -47,6 +48,10 @@ struct Worker {
     process: Process<Served>,
     /// Why we killed it, if we did.
     killed: Option<Killed>,
+    /// When it must be ready.
+    due: Option<Deadline>,
+    /// It was killed because it was not.
+    late: bool,
 }
 
 /// A kill of ours: which task it was meant for.
@@ -66,6 +71,8 @@ struct Inner {
     barren_since: Option<Deadline>,
     barren_began: u64,
     barren_tasks: u64,
+    /// Workers that were not ready in time while no other was ready, in a row.
+    late: u32,
     /// No restart before this.
     not_before: Option<Deadline>,
     restarts: u64,
@@ -96,6 +103,9 @@ impl std::fmt::Debug for Told {
         )
     }
 }
+
+/// No task's name.
+const NO_TASK: u64 = u64::MAX;
 
 const OPEN: u32 = 0;
 const CLOSING: u32 = 1;
@@ -247,6 +257,8 @@ impl Engine {
         Ok(Worker {
             process,
             killed: None,
+            due: config.start_timeout.map(Deadline::after),
+            late: false,
         })
     }
 
@@ -585,6 +597,7 @@ impl Engine {
             if !ending && !broken {
                 next = self.refill(&mut inner);
             }
+            let start_due = self.check_starts(&mut inner);
             let due = self.check_deadlines(&mut inner);
             drop(inner);
             // Deadlines set from here on ring the bell if they are earlier.
@@ -595,7 +608,10 @@ impl Engine {
             self.run_waiting(false);
             let retry = !lock(&self.told).waiting.is_empty();
             let retry = retry.then(|| Deadline::after(CALLBACKS_AGAIN));
-            let next = [next, due, again, retry].into_iter().flatten().min();
+            let next = [next, due, start_due, again, retry]
+                .into_iter()
+                .flatten()
+                .min();
             let patience = Patience {
                 deadline: next,
                 ..Patience::FOREVER
@@ -697,6 +713,10 @@ impl Engine {
             }
             seat.current.store(0, Ordering::SeqCst);
         }
+        if worker.late {
+            self.was_late(inner);
+            return;
+        }
         if starting && let Some(reason) = init_failure(&ended, status) {
             self.break_with(reason);
             return;
@@ -741,6 +761,48 @@ impl Engine {
                 * 2_u32.saturating_pow((inner.barren - self.config.workers).min(6));
             inner.not_before = Some(Deadline::after(wait));
         }
+    }
+
+    /// A worker was killed because it was not ready in time. When none gets ready, none will.
+    fn was_late(&self, inner: &mut Inner) {
+        let is_ready = |seat: &record::Seat| seat.phase.load(Ordering::Acquire) == READY;
+        if self.seats().iter().any(is_ready) {
+            inner.late = 0;
+            return;
+        }
+        inner.late += 1;
+        if inner.late > self.config.workers {
+            let limit = self.config.start_timeout.unwrap_or_default();
+            self.break_with(format!(
+                "{} workers in a row were not ready after {limit:?} and were killed: the initializer hangs, or start_timeout is too short",
+                inner.late
+            ));
+        }
+    }
+
+    /// Kills workers that are not ready in time; returns when the next must be.
+    fn check_starts(&self, inner: &mut Inner) -> Option<Deadline> {
+        let mut next = None;
+        for (number, worker) in inner.workers.iter_mut().enumerate() {
+            let Some(worker) = worker else { continue };
+            let Some(due) = worker.due else { continue };
+            let phase = &self.seat(number as u32, 0).phase;
+            if phase.load(Ordering::Acquire) == READY || worker.killed.is_some() {
+                worker.due = None;
+            } else if due.has_passed() {
+                worker.due = None;
+                worker.late = true;
+                // Should it have got ready just now: what it took goes back.
+                worker.killed = Some(Killed {
+                    task: NO_TASK,
+                    outcome: Outcome::Died,
+                });
+                let _ = worker.process.kill();
+            } else {
+                next = next.into_iter().chain([due]).min();
+            }
+        }
+        next
     }
 
     /// Decides about a task on the seat of a process that ended. Returns whether it was running there.
@@ -805,6 +867,7 @@ impl Engine {
                     let report = WorkerDeath {
                         death,
                         task: task_name,
+                        arguments: task.with_args(describe_arguments),
                         ran,
                         attempts: task.attempts(),
                     };

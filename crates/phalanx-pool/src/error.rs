@@ -94,6 +94,9 @@ pub struct WorkerDeath {
     pub death: Death,
     /// The task.
     pub task: String,
+    /// Its arguments as they were sent: the size, and the first bytes as text. They are serialized without names or types, so that
+    /// strings can be read in it, and numbers guessed at best. Empty if there were none.
+    pub arguments: String,
     /// How long it had run.
     pub ran: Duration,
     /// How often it was tried.
@@ -104,11 +107,30 @@ impl std::fmt::Display for WorkerDeath {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut death = self.death.clone();
         death.task = String::new();
-        write!(f, "the worker that ran {} for {:?}", self.task, self.ran)?;
+        write!(f, "the worker that ran {}", self.task)?;
+        if !self.arguments.is_empty() {
+            write!(f, " ({})", self.arguments)?;
+        }
+        write!(f, " for {:?}", self.ran)?;
         if self.attempts > 1 {
             write!(f, " (attempt {})", self.attempts)?;
         }
         write!(f, " died: {death}")
+    }
+}
+
+/// Most bytes of arguments that a report shows.
+const ARGUMENTS_SHOWN: usize = 48;
+
+/// Describes serialized arguments, of which nothing is known but that they are bytes.
+pub(crate) fn describe_arguments(bytes: &[u8]) -> String {
+    match bytes.len() {
+        0 => String::new(),
+        1..=ARGUMENTS_SHOWN => format!("{} bytes: \"{}\"", bytes.len(), bytes.escape_ascii()),
+        len => format!(
+            "{len} bytes: \"{}…\"",
+            bytes[..ARGUMENTS_SHOWN].escape_ascii()
+        ),
     }
 }
 

@@ -769,6 +769,10 @@ unsafe impl Placed for Board {
 const TASKS: usize = std::mem::offset_of!(Board, tasks);
 const PORT: usize = std::mem::offset_of!(Board, port);
 
+phalanx_shm::inventory::submit! {
+    phalanx_shm::Kinds(install)
+}
+
 pub(crate) fn install() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {

@@ -192,6 +192,7 @@ pub struct PoolBuilder {
     threads: usize,
     max_tasks: Option<u64>,
     memory_limit: Option<u64>,
+    start_timeout: Option<Duration>,
     method: StartMethod,
     name: String,
     defaults: TaskOptions,
@@ -212,6 +213,7 @@ impl Default for PoolBuilder {
             threads: 1,
             max_tasks: None,
             memory_limit: None,
+            start_timeout: None,
             method: StartMethod::default(),
             name: "Pool".to_owned(),
             defaults: TaskOptions::default(),
@@ -254,6 +256,14 @@ impl PoolBuilder {
     /// Limits the memory each worker may allocate, in bytes beyond what it has at its start. Shared memory does not count.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = Some(bytes);
+        self
+    }
+
+    /// Limits how long a worker may take until it is ready: to start, and to run the initializer. One that takes longer is
+    /// killed, and another one started; when no worker gets ready the pool breaks and says so. Default: as long as it takes;
+    /// `Pool::terminate` and time-outs of those who wait are the ways out then.
+    pub fn start_timeout(mut self, limit: Duration) -> Self {
+        self.start_timeout = Some(limit);
         self
     }
 
@@ -385,6 +395,7 @@ impl PoolBuilder {
             threads: self.threads as u32,
             max_tasks: self.max_tasks.unwrap_or(0),
             memory_limit: self.memory_limit,
+            start_timeout: self.start_timeout,
             method: self.method,
             name: self.name,
             init,

@@ -554,6 +554,10 @@ const _: () = assert!(
 const TASKS: usize = std::mem::offset_of!(Board, tasks);
 const PORT: usize = std::mem::offset_of!(Board, port);
 
+phalanx_shm::inventory::submit! {
+    phalanx_shm::Kinds(install)
+}
+
 pub(crate) fn install() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {

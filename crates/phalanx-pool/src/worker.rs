@@ -148,7 +148,10 @@ pub(crate) fn serve(orders: Orders) -> Served {
             let name = format!("worker-{}-{thread}", orders.worker);
             if std::thread::Builder::new()
                 .name(name)
-                .spawn_scoped(scope, move || line.run())
+                .spawn_scoped(scope, move || {
+                    phalanx_sys::crash::roomy_stack();
+                    line.run();
+                })
                 .is_err()
             {
                 eprintln!(

@@ -286,6 +286,67 @@ fn the_initializer_runs_once_per_worker_and_its_state_is_there() {
     );
 }
 
+fn sleep_if_first(begun: Event) {
+    if !begun.is_set() {
+        begun.set();
+        sleep_for_ever();
+    }
+}
+
+fn sleep_for_ever() {
+    loop {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+}
+
+#[test]
+fn a_worker_that_is_not_ready_in_time_is_replaced() {
+    let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+    let begun = Event::new().unwrap();
+    let pool = Pool::builder()
+        .workers(1)
+        .start_timeout(Duration::from_millis(500))
+        .initializer(sleep_if_first, begun)
+        .build()
+        .unwrap();
+    assert_eq!(pool.apply(square, 5).unwrap(), 25);
+    assert_eq!(pool.stats().restarts, 1);
+}
+
+#[test]
+fn a_pool_whose_workers_never_get_ready_breaks_and_says_why() {
+    let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+    let pool = Pool::builder()
+        .workers(2)
+        .start_timeout(Duration::from_millis(200))
+        .initializer(sleep_for_ever, ())
+        .build()
+        .unwrap();
+    let Err(PoolError::Broken(reason)) = pool.apply(square, 5) else {
+        panic!("it is not broken")
+    };
+    assert!(
+        reason.contains("not ready after 200ms") && reason.contains("initializer"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_pool_whose_workers_hang_at_their_start_can_be_ended() {
+    let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
+    let pool = Pool::builder()
+        .workers(2)
+        .initializer(sleep_for_ever, ())
+        .build()
+        .unwrap();
+    let task = pool.apply_async(square, 5).unwrap();
+    let late = task.get_timeout(Duration::from_millis(100));
+    assert!(matches!(late, Err(PoolError::NotDone(_))), "{late:?}");
+    pool.terminate();
+    pool.join().unwrap();
+    assert!(matches!(task.get(), Err(PoolError::Terminated)));
+}
+
 #[test]
 fn an_initializer_that_fails_breaks_the_pool() {
     fn panics() {

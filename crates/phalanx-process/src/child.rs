@@ -15,6 +15,7 @@ use phalanx_sys::pidfd::{ExitStatus, PidFd, Polled};
 use phalanx_sys::tie::ParentEnd;
 use phalanx_sys::{ids, signal};
 
+use crate::crash::CrashStack;
 use crate::error::{Death, MemoryVerdict};
 use crate::oom;
 use crate::reaper;
@@ -28,7 +29,7 @@ const TAIL: usize = 4096;
 #[derive(Debug)]
 pub struct Child {
     pub(crate) pid: u32,
-    ticket: Ticket,
+    pub(crate) ticket: Ticket,
     pub(crate) name: Mutex<String>,
     pub(crate) daemon: AtomicBool,
     /// The process that started it; a forked child that inherits the handle is another.
@@ -416,12 +417,17 @@ impl Child {
             _ if self.out_of_memory.load(Ordering::Relaxed) => MemoryVerdict::OomKiller,
             _ => MemoryVerdict::NoSign,
         };
+        let stack = match (exit, &self.start) {
+            (ExitStatus::Signaled { signal, .. }, Some(start)) => start.view().crash.stack(signal),
+            _ => CrashStack::default(),
+        };
         Death {
             name: self.name(),
             pid: self.pid,
             exit,
             task: self.task.clone(),
             stderr,
+            stack,
             memory,
         }
     }

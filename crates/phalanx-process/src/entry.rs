@@ -21,7 +21,7 @@ use phalanx_sys::{ids, limits, process, tie};
 use crate::registry::AtEnter;
 use crate::start::{PANIC, REFUSED, StartHandle, VALUE};
 use crate::task::{Payload, TaskError, TaskRef};
-use crate::{reaper, start, zygote};
+use crate::{crash, reaper, start, zygote};
 use phalanx_thread::panics;
 
 /// The variable that makes a process of this program a worker.
@@ -249,6 +249,7 @@ pub(crate) fn run(arena: &'static Arena, start: &StartHandle, closure: Option<Cl
         eprintln!("phalanx: cannot limit memory to {limit} bytes more: {error}");
         return REFUSED_CODE;
     }
+    crash::note_in(start.view());
     let Some(args) = start.take_args() else {
         eprintln!("phalanx: a start record without arguments");
         return REFUSED_CODE;
@@ -347,7 +348,8 @@ pub(crate) fn flush() {
     let _ = std::io::stderr().flush();
 }
 
-/// Returns the process id of this process's parent in the tree, `None` for the root.
+/// Returns the process id of this process's parent in the tree, `None` for the root. When the parent has died that is the
+/// ancestor who has adopted this process.
 ///
 /// ```
 /// use phalanx_process::{Process, parent_pid};

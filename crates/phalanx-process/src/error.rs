@@ -8,6 +8,7 @@ use phalanx_shm::{AllocError, DeadlockError, OpenError, WaitError};
 use phalanx_sys::pidfd::ExitStatus;
 use phalanx_sys::signal;
 
+use crate::crash::CrashStack;
 use crate::task::TaskError;
 use phalanx_thread::panics::PanicReport;
 
@@ -88,6 +89,8 @@ pub struct Death {
     pub task: String,
     /// What it printed last on stderr, if that was captured.
     pub stderr: String,
+    /// Where it was when SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGABRT struck, if it was started by spawn or a zygote, or with a closure.
+    pub stack: CrashStack,
     /// Whether memory ran out.
     pub memory: MemoryVerdict,
 }
@@ -111,10 +114,14 @@ impl std::fmt::Display for Death {
         if !self.stderr.is_empty() {
             write!(f, "; last on stderr: {}", self.stderr.trim_end())?;
         }
-        match self.advice() {
-            Some(advice) => write!(f, "; what to do: {advice}"),
-            None => Ok(()),
+        if let Some(advice) = self.advice() {
+            write!(f, "; what to do: {advice}")?;
         }
+        let lines = self.stack.lines();
+        if !lines.is_empty() {
+            f.write_str("\n  it was here, the most recent call first:")?;
+        }
+        lines.iter().try_for_each(|line| write!(f, "\n    {line}"))
     }
 }
 

@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 mod child;
+mod crash;
 mod entry;
 mod error;
 mod fork;
@@ -21,6 +22,7 @@ mod ward;
 mod zygote;
 
 pub use child::Child;
+pub use crash::CrashStack;
 pub use entry::{PANICKED_CODE, REFUSED_CODE, enter, has_entered, leave_children, parent_pid};
 pub use error::{Death, MemoryVerdict, ProcessError, StartError};
 pub use fork::{Fork, ForkedChild, When, at_fork, fork};

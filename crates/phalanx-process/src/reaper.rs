@@ -15,7 +15,7 @@
 //! its broken tie; it is adopted so that its things are given back too, and its own children are adopted in turn.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -372,6 +372,15 @@ pub(crate) fn ensure() {
     drop(table());
 }
 
+/// Calls `f` with the bell: whoever rings it makes the thread look for children of plain forks and for dead spares.
+pub(crate) fn with_bell<R>(f: impl FnOnce(BorrowedFd<'_>) -> R) -> std::io::Result<R> {
+    let guard = table()?;
+    let reaper = guard
+        .as_ref()
+        .ok_or_else(|| std::io::Error::other("no reaper"))?;
+    Ok(f(reaper.bell.as_fd()))
+}
+
 /// Watches a child from now on.
 pub(crate) fn add(child: &Arc<Child>) -> std::io::Result<()> {
     let mut guard = started()?;
@@ -475,6 +484,23 @@ fn find_unwatched() {
     }
 }
 
+/// Collects what a zygote forked ahead and somebody killed.
+fn find_dead_spares() {
+    let Some(arena) = session_if_any() else {
+        return;
+    };
+    for zygote in children() {
+        let slot = zygote.ticket.slot();
+        let spare = arena.spare_of(slot);
+        if spare != 0
+            && PidFd::open(spare).is_ok_and(|pidfd| pidfd.is_dead())
+            && arena.claim_spare(slot, spare)
+        {
+            Child::collect_spare(spare);
+        }
+    }
+}
+
 /// Returns the children that have not been reaped.
 pub(crate) fn children() -> Vec<Arc<Child>> {
     let guard = reaper();
@@ -496,6 +522,7 @@ fn run(epoll: &Epoll) {
     TID.store(ids::tid(), Ordering::Relaxed);
     // Rings that a thread before this one did not answer.
     find_unwatched();
+    find_dead_spares();
     while !STOP.load(Ordering::Relaxed) {
         let deadline = reaper().as_ref().and_then(Reaper::next_deadline);
         let Ok(ready) = epoll.wait(deadline) else {
@@ -564,6 +591,7 @@ fn handle(key: u64) {
             reaper.bell.clear();
         }
         find_unwatched();
+        find_dead_spares();
         return;
     }
     if key & WARD != 0 {

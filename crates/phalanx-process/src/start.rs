@@ -22,6 +22,8 @@ use phalanx_shm::{
 };
 use phalanx_sync::Gate;
 
+use crate::crash::Note;
+
 pub(crate) const VALUE: u32 = 1;
 pub(crate) const PANIC: u32 = 2;
 pub(crate) const REFUSED: u32 = 3;
@@ -39,11 +41,17 @@ pub(crate) struct Start {
     result: AtomicU64,
     /// Bytes the process may allocate, 0 for any number.
     pub(crate) memory_limit: AtomicU64,
+    /// Where the process was when a fatal signal struck.
+    pub(crate) crash: Note,
 }
 
 // SAFETY: repr(C), atomics and a gate only, and the only type placed under its kind.
 unsafe impl Placed for Start {
     const KIND: Kind = Kind::Start;
+}
+
+phalanx_shm::inventory::submit! {
+    phalanx_shm::Kinds(install)
 }
 
 pub(crate) fn install() {
@@ -88,6 +96,7 @@ impl StartHandle {
             args: AtomicU64::new(0),
             result: AtomicU64::new(0),
             memory_limit: AtomicU64::new(memory_limit.unwrap_or(0)),
+            crash: Note::new(),
         };
         let held = arena.publish(arena.emplace(start)?)?;
         let payload = args.into_block();

@@ -19,7 +19,7 @@
 //! | a spare is | killed |
 //! |---|---|
 //! | forked: the kernel notes its id in the zygote's slot | zygote: the spare reads the end of its socket and ends; the requester finds the id in the sweep and collects it |
-//! | waiting | spare: the zygote finds the socket broken, forks, and names the dead one in its answer |
+//! | waiting | spare: the zygote finds the socket broken and rings the requester's reaper, which collects it; a start that is faster has its id in the answer |
 //! | its id was the answer; the note is cleared | either: the requester sees the spare's end |
 //! | handed the request | as after a clone |
 //!
@@ -40,8 +40,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use phalanx_channel::Loan;
 use phalanx_channel::codec::{self, CodecError};
 use phalanx_shm::{Arena, BlockRef, Ticket};
+use phalanx_sys::event::EventFd;
 use phalanx_sys::process::Forked;
-use phalanx_sys::{ids, process, signal, socket, tie};
+use phalanx_sys::{ids, process, signal, socket, stream, tie};
 use phalanx_thread::panics;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -57,6 +58,8 @@ use crate::{fork, reaper};
 const REQUEST: usize = 24;
 /// What comes back: process id or error, the id of a spare that was found dead.
 const ANSWER: usize = 16;
+/// What the socket carries first, with a bell.
+const GREETING: [u8; 1] = [1];
 const QUIET_INTERRUPT: u64 = 1;
 
 /// Returns the number at a place of a message, 0 behind its end.
@@ -112,6 +115,7 @@ impl Connection {
             &[&theirs],
             Some(theirs.as_raw_fd()),
         )?;
+        greet(&ours)?;
         Ok(Self {
             child,
             socket: ours,
@@ -154,6 +158,12 @@ impl Connection {
             error => Err(io::Error::from_raw_os_error(-error as i32).into()),
         }
     }
+}
+
+/// Hands a new zygote the bell of this process's reaper.
+fn greet(socket: &OwnedFd) -> Result<(), StartError> {
+    reaper::with_bell(|bell| socket::send_with_fds(socket, &GREETING, &[bell]))?
+        .map_err(|error| StartError::Zygote(error.to_string()))
 }
 
 /// Starts this program again in a role.
@@ -435,6 +445,27 @@ fn fork_ahead(
     }
 }
 
+/// Waits for a request, and rings once if the spare dies before it comes.
+fn next_request(
+    socket: &OwnedFd,
+    spare: Option<&Spare>,
+    bell: Option<&EventFd>,
+) -> Option<Request> {
+    if let (Some(spare), Some(bell)) = (spare, bell) {
+        loop {
+            match stream::poll(&[socket.as_fd(), spare.socket.as_fd()], None) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(ready) if !ready.contains(&0) => {
+                    bell.ring();
+                    break;
+                }
+                _ => break,
+            }
+        }
+    }
+    Request::receive(socket)
+}
+
 /// Forks on demand until the other end of the socket is gone. One thread, and it never has another.
 pub(crate) fn serve(arena: &'static Arena, mut socket: OwnedFd, closure: Option<Closure>) -> ! {
     process::set_name("phalanx-zygote");
@@ -444,12 +475,17 @@ pub(crate) fn serve(arena: &'static Arena, mut socket: OwnedFd, closure: Option<
     phalanx_shm::mark_helper();
     let closure = closure.as_deref();
     let mut spare: Option<Spare> = None;
-    while let Some(request) = Request::receive(&socket) {
+    // Without a descriptor for it, what dies here is collected with the next start.
+    let bell = match socket::recv_with_fds(&socket, &mut [0; GREETING.len()]) {
+        Ok((_, mut fds)) => fds.pop().map(EventFd::from_fd),
+        Err(_) => None,
+    };
+    while let Some(request) = next_request(&socket, spare.as_ref(), bell.as_ref()) {
         let (mut ready, mut dead) = (None, 0);
         if let Some(spare) = spare.take() {
             if spare.is_waiting() {
                 ready = Some(spare);
-            } else {
+            } else if arena.claim_spare(phalanx_shm::current_slot(), spare.pid) {
                 dead = spare.pid;
             }
         }
@@ -581,6 +617,7 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Zygote<A,
             }
             Some(child) => {
                 let pid = child.pid;
+                greet(&ours)?;
                 let connection = Connection {
                     child,
                     socket: ours,

@@ -90,6 +90,24 @@ fn a_killed_spare_is_replaced_and_collected() {
 }
 
 #[test]
+fn a_spare_that_is_killed_while_nothing_starts_is_collected() {
+    let _alone = alone();
+    let _dog = watchdog(Duration::from_secs(100));
+    assert_eq!(sum(), 3);
+    let zygote = the(ZYGOTE);
+    for _ in 0..3 {
+        let spare = the(SPARE);
+        kill(spare);
+        while !named(SPARE).is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(sum(), 3);
+        the_next(SPARE, spare);
+    }
+    assert_eq!(the(ZYGOTE), zygote);
+}
+
+#[test]
 fn a_killed_zygote_takes_its_spare_along() {
     let _alone = alone();
     let _dog = watchdog(Duration::from_secs(100));

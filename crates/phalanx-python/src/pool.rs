@@ -259,6 +259,12 @@ impl Crew {
         Ok(Lot::new(vec![self.send(function, spec, packer)?], false))
     }
 
+    /// Limits the seconds that a worker may take to get ready.
+    fn limit_starts(&self, seconds: f64) {
+        self.crew
+            .limit_starts(std::time::Duration::from_secs_f64(seconds));
+    }
+
     /// Watches a worker that was started under a number.
     fn hired(&self, number: u32, pid: u32) {
         self.crew.hired(number, pid);
@@ -278,10 +284,20 @@ impl Crew {
         Ok((ended, done))
     }
 
-    /// Settles what a dead worker left: had it a task, was it killed by us, had it become a worker.
-    fn settle(&self, py: Python<'_>, number: u32, report: &[u8]) -> (bool, bool, bool) {
+    /// Settles what a dead worker left: had it a task, was it killed by us, had it become a worker, was it too late to.
+    fn settle(&self, py: Python<'_>, number: u32, report: &[u8]) -> (bool, bool, bool, bool) {
         let settled = py.detach(|| self.crew.settle(number, report));
-        (settled.had_task, settled.killed, settled.ready)
+        (
+            settled.had_task,
+            settled.killed,
+            settled.ready,
+            settled.late,
+        )
+    }
+
+    /// Tells whether some worker is ready.
+    fn any_ready(&self) -> bool {
+        self.crew.any_ready()
     }
 
     fn ring(&self) {

@@ -40,7 +40,7 @@ pub use session::{
 };
 pub use slots::{ExitRecord, MAX_PROCESSES, ProcessInfo, SlotState, Ticket};
 pub use stuck::{DeadlockError, Stuck, has_deadlock, take_deadlock};
-pub use sweep::{KindOps, Swept, register_kind, sweeping};
+pub use sweep::{KindOps, Kinds, Swept, register_kind, sweeping};
 pub use token::{
     NOTED, Owner, after_fork_in_child, current_slot, keep_places, keeps_places, local_token,
     shared_token, thread_identity,
@@ -50,6 +50,9 @@ pub use waits::{
     Described, Detective, Flagged, Instead, Known, Look, Subject, Verdict, Wait, Waiting, Watch,
     flag, leave, mark_helper, name_thread, place_of, set_detective, set_timed,
 };
+
+#[doc(hidden)]
+pub use inventory;
 
 /// The version of everything that is laid out in the arena. A process of another version is refused at the door.
 pub const LAYOUT_VERSION: u32 = 3;

@@ -11,7 +11,7 @@ use phalanx_sys::process;
 use crate::arena::Arena;
 use crate::error::OpenError;
 use crate::slots::Ticket;
-use crate::{hold, token};
+use crate::{hold, sweep, token};
 
 const GIB: usize = 1 << 30;
 const RESERVE: usize = 256 * GIB;
@@ -55,6 +55,7 @@ pub fn session() -> Result<&'static Arena, OpenError> {
         let arena = create()?;
         // Root: slot 1 of a table that nobody else has seen.
         start_root(&arena)?;
+        sweep::install_kinds();
         let _ = ARENA.set(arena);
         install_fork_hooks();
     }
@@ -130,6 +131,7 @@ pub fn adopt(file: OwnedFd, ticket: impl Into<Ticket>) -> Result<&'static Arena,
     }
     arena.occupy_slot(ticket)?;
     token::set_slot(slot, arena.generation_of(slot));
+    sweep::install_kinds();
     let _ = ARENA.set(arena);
     install_fork_hooks();
     ARENA

@@ -448,6 +448,16 @@ impl Arena {
         self.slot(slot).spare.load(Ordering::Acquire)
     }
 
+    /// Makes the collecting of a sibling that the process in `slot` forked ahead the caller's business, who has found it dead.
+    /// Returns `false` if it was handed over, or somebody else collects it.
+    pub fn claim_spare(&self, slot: u16, pid: u32) -> bool {
+        let entry = self.slot(slot);
+        entry
+            .spare
+            .compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
     /// Records how the process in `slot` ended, for those who find its name in a lock or pipe.
     pub fn record_exit(&self, slot: u16, exit: ExitRecord) {
         self.slot(slot)

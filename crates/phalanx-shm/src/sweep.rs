@@ -9,7 +9,8 @@
 //! 3. sleepers it owed a wake are woken;
 //! 4. its holds are dropped, destroying what nobody else holds;
 //! 5. blocks it still holds are reclaimed, objects it was destroying are destroyed;
-//! 6. sweeps it was doing are continued, starts it had reserved are cancelled, its own children are named to the caller;
+//! 6. sweeps it was doing are continued, starts it had reserved are cancelled, its own children become the sweeper's and are
+//!    named to the caller;
 //! 7. hints are repaired, the slot is free.
 
 use phalanx_prim::{Ordering, points};
@@ -32,6 +33,20 @@ pub struct KindOps {
 // Plain data published once per kind before any process shares a block of it; not part of any modelled protocol.
 static OPS: [std::sync::OnceLock<KindOps>; Kind::COUNT] =
     [const { std::sync::OnceLock::new() }; Kind::COUNT];
+
+/// What a crate does to tell the sweep of its kinds, by [`register_kind`]: submitted to [`inventory`], done in every process
+/// when it joins a tree. A process sweeps after others whose kinds it never used itself.
+#[derive(Debug)]
+pub struct Kinds(pub fn());
+
+inventory::collect!(Kinds);
+
+/// Lets every crate of the program tell of its kinds.
+pub(crate) fn install_kinds() {
+    for kinds in inventory::iter::<Kinds> {
+        (kinds.0)();
+    }
+}
 
 /// Tells the sweep what to do with a kind. The first registration counts.
 pub fn register_kind(kind: Kind, ops: KindOps) {
@@ -56,7 +71,8 @@ pub fn sweeping() -> Option<(u32, Option<ExitRecord>)> {
 /// What a sweep leaves for its caller to do.
 #[derive(Debug, Default)]
 pub struct Swept {
-    /// Live processes whose parent was the dead one: watch them, and sweep them when they are gone.
+    /// Live processes whose parent was the dead one, and which are the sweeper's now: watch them, and sweep them when they are
+    /// gone.
     pub orphans: Vec<ProcessInfo>,
     /// Blocks that were reclaimed.
     pub reclaimed: usize,
@@ -131,10 +147,11 @@ impl Arena {
                 {
                     todo.push(process.slot);
                 }
-                SlotState::Reserved if other.by() == slot && !self.unreserve_slot(process.slot) => {
-                    swept.orphans.push(self.process(process.slot));
+                SlotState::Reserved if other.by() == slot && self.unreserve_slot(process.slot) => {}
+                // It may have begun to live since it was looked at.
+                SlotState::Reserved | SlotState::Live => {
+                    swept.orphans.extend(self.inherit(process.slot, slot));
                 }
-                SlotState::Live if process.parent == slot => swept.orphans.push(process),
                 _ => {}
             }
         }
@@ -142,6 +159,23 @@ impl Arena {
         points::point("sweep.repaired");
         entry.finish_sweep();
         SWEEPING.set(outer);
+    }
+
+    /// Makes a living process, whose parent died in the slot `from`, one of the calling process's: that slot's next process is
+    /// not its parent, and whoever sweeps the calling process finds it. Returns `None` if it is not such a process.
+    fn inherit(&self, orphan: u16, from: u16) -> Option<ProcessInfo> {
+        let process = self.process(orphan);
+        if process.state != SlotState::Live || process.parent != from {
+            return None;
+        }
+        // Before it is ours: the caller is told, and need not look for it.
+        self.set_watched(orphan);
+        let (from, me) = (u32::from(from), u32::from(token::current_slot()));
+        self.slot(orphan)
+            .parent
+            .compare_exchange(from, me, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+            .then(|| self.process(orphan))
     }
 
     #[expect(unsafe_code, reason = "a word is an atomic at an offset")]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use phalanx_prim::{AtomicU64, Ordering, points};
 use phalanx_shm::{
     Acquired, Arena, BlockRef, ExitRecord, Held, Kind, KindOps, OBJECT, Patience, Placed, RawLock,
-    Shared, adopt_forked, current_slot, register_kind, session,
+    Shared, SlotState, adopt_forked, current_slot, register_kind, session,
 };
 use phalanx_testkit::{Child, Level, alone, in_child, watchdog};
 
@@ -673,6 +673,95 @@ fn a_start_whose_parent_died_leaves_no_slot() {
     sweep(arena, slot);
     assert_eq!(arena.processes().len(), 1, "{:?}", arena.processes());
     assert_whole(arena, level, "a death while starting");
+}
+
+/// A process of the tree that lives, and whose parent has died and is not swept: returns it and the parent's slot.
+fn orphan(arena: &'static Arena) -> (Child, u16, u16) {
+    let (parent, from) = member(arena, || {
+        arena.reserve_slot().unwrap();
+        asleep();
+    });
+    let state_of = |state| {
+        let all = arena.processes();
+        let found = all
+            .iter()
+            .find(|one| one.parent == from && one.state == state);
+        found.map(|one| one.slot)
+    };
+    let slot = until(|| state_of(SlotState::Reserved));
+    // A sibling in truth, so that it is not tied to the one who dies.
+    let child = in_child(move || {
+        adopt_forked(slot).unwrap();
+        asleep();
+    });
+    until(|| state_of(SlotState::Live));
+    parent.kill();
+    parent.wait();
+    (child, slot, from)
+}
+
+fn asleep() {
+    loop {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+}
+
+fn until<T>(mut there: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(it) = there() {
+            return it;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn end(arena: &Arena, child: Child, slot: u16) {
+    child.kill();
+    child.wait();
+    drop(child);
+    sweep(arena, slot);
+}
+
+#[test]
+fn an_orphan_becomes_its_sweepers_and_not_the_next_process_of_the_slot() {
+    let _alone = alone();
+    let _dog = watchdog(Duration::from_secs(60));
+    let arena = start();
+    let level = Level::now(arena.usage().blocks);
+    let (child, slot, from) = orphan(arena);
+    let named = arena.sweep(from).orphans;
+    assert_eq!(named.len(), 1, "{named:?}");
+    assert_eq!((named[0].slot, named[0].parent), (slot, current_slot()));
+    assert!(arena.is_watched(slot));
+    let again = until(|| {
+        let again = arena.reserve_slot().unwrap();
+        (again == from || !arena.unreserve_slot(again)).then_some(again)
+    });
+    let next = in_child(move || adopt_forked(again).unwrap());
+    assert!(next.wait().is_success());
+    drop(next);
+    sweep(arena, again);
+    end(arena, child, slot);
+    assert_whole(arena, level, "an orphan and its slot's next process");
+}
+
+#[test]
+fn an_orphan_is_found_when_its_sweeper_dies_too() {
+    let _alone = alone();
+    let _dog = watchdog(Duration::from_secs(60));
+    let arena = start();
+    let level = Level::now(arena.usage().blocks);
+    for point in ["sweep.begun", "sweep.repaired"] {
+        let (child, slot, from) = orphan(arena);
+        let sweeper = dies_at(arena, point, 1, || {
+            arena.sweep(from);
+        });
+        let named = arena.sweep(sweeper).orphans;
+        assert_eq!(named.len(), 1, "{point}: {named:?}");
+        assert_eq!((named[0].slot, named[0].parent), (slot, current_slot()));
+        end(arena, child, slot);
+    }
+    assert_whole(arena, level, "orphans of orphans");
 }
 
 #[test]

@@ -86,6 +86,10 @@ pub struct Store {
     held: Held,
 }
 
+phalanx_shm::inventory::submit! {
+    phalanx_shm::Kinds(install)
+}
+
 /// Tells the sweep what to do with stores.
 fn install() {
     static ONCE: std::sync::Once = std::sync::Once::new();

@@ -10,6 +10,6 @@
 mod select;
 
 pub use select::{
-    clock, command, event, ids, image, limits, map, named, others, pidfd, process, signal, socket,
-    stream, tie, wait,
+    clock, command, crash, event, ids, image, limits, map, named, others, pidfd, process, signal,
+    socket, stream, tie, wait,
 };

@@ -10,6 +10,6 @@ compile_error!(
 mod imp;
 
 pub use imp::{
-    clock, command, event, ids, image, limits, map, named, others, pidfd, process, signal, socket,
-    stream, tie, wait,
+    clock, command, crash, event, ids, image, limits, map, named, others, pidfd, process, signal,
+    socket, stream, tie, wait,
 };

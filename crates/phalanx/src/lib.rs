@@ -66,9 +66,10 @@ pub use phalanx_pool::{
 };
 pub use phalanx_prim::Spin;
 pub use phalanx_process::{
-    ActiveChild, Builder as ProcessBuilder, Death, ExitStatus, Fork, ForkedChild, MemoryVerdict,
-    PanicReport, Process, ProcessError, StartError, StartMethod, TaskError, TaskFn, When, Zygote,
-    active_children, at_fork, enter, fork, leave_children, parent_pid, registry, test_entry,
+    ActiveChild, Builder as ProcessBuilder, CrashStack, Death, ExitStatus, Fork, ForkedChild,
+    MemoryVerdict, PanicReport, Process, ProcessError, StartError, StartMethod, TaskError, TaskFn,
+    When, Zygote, active_children, at_fork, enter, fork, leave_children, parent_pid, registry,
+    test_entry,
 };
 pub use phalanx_shm::{SessionOptions, session_options};
 pub use phalanx_subprocess as subprocess;

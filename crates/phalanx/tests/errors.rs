@@ -405,6 +405,82 @@ fn die_loudly(words: String) -> u64 {
     std::process::abort()
 }
 
+#[inline(never)]
+fn strike_here(how: &str) -> u64 {
+    match how {
+        "null" => {
+            let nowhere = std::hint::black_box(std::ptr::without_provenance::<u64>(8));
+            #[expect(unsafe_code, reason = "it shall crash")]
+            // SAFETY: none: the test is about what happens then.
+            let read = unsafe { nowhere.read_volatile() };
+            read
+        }
+        "overflow" => deeper(0),
+        "abort" => std::process::abort(),
+        signal => {
+            let signal = phalanx_sys::signal::parse(signal).unwrap();
+            phalanx_sys::process::signal(std::process::id(), signal).unwrap();
+            // Any thread may be the one that is struck.
+            loop {
+                std::thread::sleep(Duration::from_secs(60));
+            }
+        }
+    }
+}
+
+fn deeper(depth: u64) -> u64 {
+    let room = std::hint::black_box([depth; 512]);
+    if room[8] == u64::MAX {
+        0
+    } else {
+        deeper(depth + 1) + room[9]
+    }
+}
+
+fn strike(how: String) -> u64 {
+    strike_here(&how) + 1
+}
+
+#[test]
+fn a_fatal_signal_comes_with_a_stack() {
+    let _dog = dog();
+    let pool = Pool::builder()
+        .workers(1)
+        .threads_per_worker(2)
+        .build()
+        .unwrap();
+    let ends = [
+        ("null", "SIGSEGV", "strike_here"),
+        ("overflow", "SIGABRT", "deeper"),
+        ("abort", "SIGABRT", "strike_here"),
+        ("SIGILL", "SIGILL", ""),
+        ("SIGFPE", "SIGFPE", ""),
+    ];
+    for (how, ended, place) in ends {
+        let Err(PoolError::Died(report)) = pool.apply(strike, how.to_owned()) else {
+            panic!("{how}: no report")
+        };
+        let text = report.to_string();
+        says(
+            &PoolError::Died(report),
+            &[ended, "it was here", place, "errors.rs"],
+        );
+        assert!(!text.contains("phalanx_process::"), "{text}");
+        for method in [phalanx::StartMethod::Zygote, phalanx::StartMethod::Spawn] {
+            let process = Process::builder()
+                .start_method(method)
+                .spawn(strike, how.to_owned());
+            let error = process.unwrap().join().unwrap_err();
+            says(&error, &[ended, "it was here", place]);
+        }
+    }
+    let Err(PoolError::Died(report)) = pool.apply(strike, "SIGKILL".to_owned()) else {
+        panic!("no report")
+    };
+    assert!(report.task.ends_with("strike"), "{report}");
+    assert!(report.death.stack.is_empty(), "{report}");
+}
+
 fn eat(megabytes: usize) -> usize {
     let all: Vec<Vec<u8>> = (0..megabytes).map(|_| vec![1; 1 << 20]).collect();
     all.len()
@@ -427,6 +503,8 @@ fn a_worker_that_died() {
             "Kitchen-0",
             "SIGABRT",
             "die_loudly",
+            "bytes: \"",
+            "no salt\"",
             "last words: no salt",
         ],
     );

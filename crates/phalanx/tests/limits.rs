@@ -172,6 +172,7 @@ fn start_one(case: &str, size: usize, arena: &str, wrap: Option<&PathBuf>) -> St
 
 #[test]
 fn a_small_arena_gives_an_error_with_the_numbers() {
+    let _alone = alone();
     let _dog = watchdog(Duration::from_secs(200));
     for text in start("small arena", "100000000", None) {
         assert!(
@@ -183,6 +184,7 @@ fn a_small_arena_gives_an_error_with_the_numbers() {
 
 #[test]
 fn limits_on_addresses_and_file_size_give_an_error_with_the_numbers() {
+    let _alone = alone();
     let _dog = watchdog(Duration::from_secs(200));
     for case in ["addresses", "file size"] {
         for text in start(case, "274877906944", None) {
@@ -239,6 +241,7 @@ fn in_memory_group<R>(limit: usize, run: impl FnOnce(&PathBuf) -> R) -> Option<R
 
 #[test]
 fn a_control_groups_limit_gives_an_error_with_the_numbers() {
+    let _alone = alone();
     let _dog = watchdog(Duration::from_secs(200));
     let run = |group: &PathBuf| start("control group", "274877906944", Some(group));
     for text in in_memory_group(96 * MIB, run).unwrap_or_default() {
@@ -248,6 +251,7 @@ fn a_control_groups_limit_gives_an_error_with_the_numbers() {
 
 #[test]
 fn the_out_of_memory_killer_is_named() {
+    let _alone = alone();
     let _dog = watchdog(Duration::from_secs(200));
     in_memory_group(128 * MIB, |group| {
         start_one("killer", 0, "274877906944", Some(group))

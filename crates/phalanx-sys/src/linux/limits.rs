@@ -166,6 +166,23 @@ fn limit(resource: Resource, bytes: u64) -> io::Result<()> {
     )?)
 }
 
+/// Limits how many processes of its user there may be when the process `pid` forks, which has this process's limits so far;
+/// `None` for as many as this process may have.
+///
+/// # Errors
+///
+/// When there is no such process, or it is somebody else's.
+pub fn limit_processes_of(pid: u32, most: Option<u64>) -> io::Result<()> {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed());
+    let own = rustix::process::getrlimit(Resource::Nproc);
+    let limit = Rlimit {
+        current: most.or(own.current),
+        maximum: own.maximum,
+    };
+    rustix::process::prlimit(pid, Resource::Nproc, limit)?;
+    Ok(())
+}
+
 /// Returns the resident memory of a process in bytes.
 ///
 /// # Errors

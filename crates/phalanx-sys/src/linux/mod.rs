@@ -1,6 +1,7 @@
 //! Linux: futexes, pidfds, memfds.
 pub mod clock;
 pub mod command;
+pub mod crash;
 pub mod event;
 pub mod ids;
 pub mod image;
