@@ -515,3 +515,37 @@ if __name__ == "__main__":
 
 def test_a_fork_server_that_may_not_fork_says_so_and_lives_on(tmp_path):
     run(REFUSED, tmp_path)
+
+
+def test_a_child_forked_during_another_threads_import_can_import_the_same(tmp_path):
+    (tmp_path / "slow.py").write_text("import gate\ngate.inside.set()\ngate.go_on.wait(60)\nVALUE = 7\n")
+    (tmp_path / "gate.py").write_text(
+        "import threading\ninside = threading.Event()\ngo_on = threading.Event()\n"
+    )
+    code = """
+import importlib, threading
+import phalanx as mp
+import gate
+
+def child(queue):
+    gate.go_on.set()
+    import slow
+    queue.put(slow.VALUE)
+
+if __name__ == "__main__":
+    context = mp.get_context("fork")
+    queue = context.Queue()
+    importer = threading.Thread(target=importlib.import_module, args=("slow",))
+    importer.start()
+    assert gate.inside.wait(30)
+    process = context.Process(target=child, args=(queue,))
+    process.start()
+    try:
+        assert queue.get(timeout=30) == 7
+    finally:
+        process.kill()
+        process.join()
+        gate.go_on.set()
+        importer.join()
+"""
+    run(code, tmp_path)
