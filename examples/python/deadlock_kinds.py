@@ -8,19 +8,36 @@ for something itself.
 On the standard library the first of them hangs.
 """
 
-import concurrent.futures
-import contextlib
 import multiprocessing
 import queue
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 
 def take(lock, begun):
     begun.set()
     with lock:
         pass
+
+
+def take_both(second, met, first):
+    with second:
+        met.set()
+        with first:
+            pass
+
+
+KEPT = []
+
+
+def keep(*both):
+    KEPT[:] = both
+
+
+def reach(_=None):
+    take(*KEPT)
 
 
 def give_up(kind, wait, other):
@@ -54,63 +71,53 @@ def unfinished(queue):
     queue.join()
 
 
-def both(second, met, first):
-    with second:
-        met.set()
-        with first:
-            pass
-
-
-def result_of(executor):
-    return lambda _: executor.submit(threading.Event().wait).result()
-
-
-THREADS = {
-    "event": lambda _: threading.Event().wait(),
-    "condition": lambda _: condition(threading.Condition()),
-    "semaphore": lambda _: threading.Semaphore(0).acquire(),
-    "bounded semaphore": lambda _: twice(threading.BoundedSemaphore(1)),
-    "barrier": lambda _: threading.Barrier(2).wait(),
-    "empty queue": lambda _: queue.Queue().get(),
-    "full queue": lambda _: full(queue.Queue(1)),
-    "join of a queue": lambda _: unfinished(queue.Queue()),
-    "join of a thread": lambda other: other.join(),
-}
-
-
-def threads(wanted):
-    for kind, wait in THREADS.items():
-        if wanted and kind != wanted:
-            continue
-        lock, begun = threading.Lock(), threading.Event()
-        other = threading.Thread(target=take, args=(lock, begun), name="other")
-        with lock:
-            other.start()
-            begun.wait()
-            give_up(kind, wait, other)
-        other.join()
-    for kind, make in {"lock": threading.Lock, "rlock": threading.RLock}.items():
-        if wanted and kind != wanted:
-            continue
-        first, second, met = make(), make(), threading.Event()
-        other = threading.Thread(target=both, args=(second, met, first), name="other")
-        with first:
-            other.start()
-            met.wait()
-            give_up(kind, lambda _: second.acquire(), other)
-        other.join()
-    kind = "result of an executor of threads"
-    if not wanted or kind == wanted:
-        lock, begun = threading.Lock(), threading.Event()
-        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+def show(waits, scope, start, wanted):
+    """The other party waits for a lock of ours, and we for what never comes; then each for the other's lock."""
+    for kind, wait in waits.items():
+        if wanted in (None, kind):
+            lock, begun = scope.Lock(), scope.Event()
             with lock:
-                future = executor.submit(take, lock, begun)
+                other = start(target=take, args=(lock, begun), name="other")
+                other.start()
                 begun.wait()
-                give_up(kind, lambda _: future.result(), None)
+                give_up(kind, wait, other)
+            other.join()
+    for kind, make in {"lock": scope.Lock, "rlock": scope.RLock}.items():
+        if wanted in (None, kind):
+            first, second, met = make(), make(), scope.Event()
+            with first:
+                other = start(target=take_both, args=(second, met, first), name="other")
+                other.start()
+                met.wait()
+                give_up(kind, lambda _: second.acquire(), other)
+            other.join()
 
 
-def processes(wanted, ctx):
-    kinds = {
+def threads(wanted=None):
+    waits = {
+        "event": lambda _: threading.Event().wait(),
+        "condition": lambda _: condition(threading.Condition()),
+        "semaphore": lambda _: threading.Semaphore(0).acquire(),
+        "bounded semaphore": lambda _: twice(threading.BoundedSemaphore(1)),
+        "barrier": lambda _: threading.Barrier(2).wait(),
+        "empty queue": lambda _: queue.Queue().get(),
+        "full queue": lambda _: full(queue.Queue(1)),
+        "join of a queue": lambda _: unfinished(queue.Queue()),
+        "join of a thread": lambda other: other.join(),
+    }
+    show(waits, threading, threading.Thread, wanted)
+    kind = "result of an executor of threads"
+    if wanted in (None, kind):
+        lock, begun = threading.Lock(), threading.Event()
+        with ThreadPoolExecutor(1) as executor, lock:
+            future = executor.submit(take, lock, begun)
+            begun.wait()
+            give_up(kind, lambda _: future.result(), None)
+
+
+def processes(method="fork", wanted=None):
+    ctx = multiprocessing.get_context(method)
+    waits = {
         "event": lambda _: ctx.Event().wait(),
         "condition": lambda _: condition(ctx.Condition()),
         "semaphore": lambda _: ctx.Semaphore(0).acquire(),
@@ -122,71 +129,27 @@ def processes(wanted, ctx):
         "simple queue": lambda _: ctx.SimpleQueue().get(),
         "join of a process": lambda other: other.join(),
     }
-    for kind, wait in kinds.items():
-        if wanted and kind != wanted:
-            continue
-        lock, begun = ctx.Lock(), ctx.Event()
-        other = ctx.Process(target=take, args=(lock, begun), name="other")
-        with lock:
-            other.start()
-            begun.wait()
-            give_up(kind, wait, other)
-        other.join()
-    for kind, make in {"lock": ctx.Lock, "rlock": ctx.RLock}.items():
-        if wanted and kind != wanted:
-            continue
-        first, second, met = make(), make(), ctx.Event()
-        other = ctx.Process(target=both, args=(second, met, first), name="other")
-        with first:
-            other.start()
-            met.wait()
-            give_up(kind, lambda _: second.acquire(), other)
-        other.join()
+    show(waits, ctx, ctx.Process, wanted)
     pools = {
         "result of a pool": lambda pool: pool.apply_async(reach).get(),
-        "result of a map": lambda pool: pool.map(reach_with, [0]),
-        "lazy map": lambda pool: next(pool.imap(reach_with, [0])),
+        "result of a map": lambda pool: pool.map(reach, [0]),
+        "lazy map": lambda pool: next(pool.imap(reach, [0])),
+        "result of an executor": lambda executor: executor.submit(reach).result(),
     }
     for kind, wait in pools.items():
-        if wanted and kind != wanted:
-            continue
-        lock, begun = ctx.Lock(), ctx.Event()
-        with ctx.Pool(1, keep, (lock, begun)) as pool:
-            with lock:
+        if wanted in (None, kind):
+            both = ctx.Lock(), ctx.Event()
+            executor = "executor" in kind
+            made = ProcessPoolExecutor(1, ctx, keep, both) if executor else ctx.Pool(1, keep, both)
+            with made as pool, both[0]:
                 give_up(kind, wait, pool)
-    kind = "result of an executor"
-    if not wanted or kind == wanted:
-        lock, begun = ctx.Lock(), ctx.Event()
-        with concurrent.futures.ProcessPoolExecutor(1, ctx, keep, (lock, begun)) as pool:
-            with lock:
-                give_up(kind, lambda _: pool.submit(reach).result(), None)
-
-
-KEPT = []
-
-
-def keep(*locks):
-    KEPT[:] = locks
-
-
-def reach():
-    take(*KEPT)
-
-
-def reach_with(_):
-    take(*KEPT)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(IndexError):
-        method, wanted = "fork", None
-        scope = sys.argv[1]
-        if scope == "processes" and len(sys.argv) > 2:
-            method = sys.argv[2]
-        wanted = sys.argv[3] if len(sys.argv) > 3 else None
-        if scope == "threads":
-            threads(sys.argv[2] if len(sys.argv) > 2 else None)
-        elif scope == "processes":
-            processes(wanted, multiprocessing.get_context(method))
-        sys.exit()
-    sys.exit("usage: deadlock_kinds.py threads [KIND] | processes [METHOD [KIND]]")
+    scope, *rest = sys.argv[1:] or [None]
+    if scope == "threads" and len(rest) <= 1:
+        threads(*rest)
+    elif scope == "processes" and len(rest) <= 2:
+        processes(*rest)
+    else:
+        sys.exit("usage: deadlock_kinds.py threads [KIND] | processes [METHOD [KIND]]")

@@ -211,12 +211,13 @@ def work(desk, number, threads, initializer, initargs, most, wrap, memory_limit)
 # ---- the parent's side ----
 
 
-def _start_seconds(limit):
+def seconds(limit, what="a task's time-out"):
+    """Return a limit as the engine takes it: in seconds, 0 for none."""
     if limit is None:
         return 0.0
     limit = float(limit)
     if not limit > 0:
-        raise ValueError("start_timeout must be more than 0 seconds")
+        raise ValueError(f"{what} must be more than 0 seconds")
     return min(limit, 1e9)
 
 
@@ -230,7 +231,7 @@ class Office:
         self.threads = threads
         self.orders = (initializer, initargs, most, wrap, memory_limit)
         self.crew = _engine.Crew(workers, threads)
-        self.start_timeout = _start_seconds(start_timeout)
+        self.start_timeout = seconds(start_timeout, "start_timeout")
         self.crew.limit_starts(self.start_timeout)
         # Workers that were not ready in time, in a row.
         self.late = 0

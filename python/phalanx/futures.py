@@ -9,9 +9,8 @@ from concurrent.futures import _base
 from concurrent.futures import process as _stock
 
 from phalanx import _engine
-from phalanx._office import BROKEN, CANCELLED, DIED, ENDED, NO_OPTIONS, OPEN, VALUE, Office
+from phalanx._office import BROKEN, CANCELLED, DIED, ENDED, NO_OPTIONS, OPEN, VALUE, Office, seconds
 from phalanx.errors import WorkerDiedError
-from phalanx.pool import _seconds
 from phalanx.queues import Queue
 
 __all__ = ["BrokenWorkerError", "ProcessPoolExecutor"]
@@ -102,7 +101,7 @@ class ProcessPoolExecutor(_StockExecutor):
         self._result_queue.close()
         self._executor_manager_thread_wakeup.close()
         self._survive = survive
-        self._options = _seconds(task_timeout), retries, 0, False
+        self._options = seconds(task_timeout), retries, 0, False
         # Those that are not done, oldest first.
         self._futures = {}
         self._mapped = 0

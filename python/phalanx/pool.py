@@ -15,7 +15,7 @@ from multiprocessing import TimeoutError, get_context, util
 from multiprocessing import pool as _stock
 
 from phalanx import _engine
-from phalanx._office import VALUE, Office
+from phalanx._office import VALUE, Office, seconds
 from phalanx._progress import bar as _bar
 
 __all__ = ["ApplyResult", "AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult", "Pool", "ThreadPool"]
@@ -113,7 +113,7 @@ class Pool(_StockPool):
         if threads_per_worker < 1:
             raise ValueError("threads_per_worker must be at least 1")
         self._processes = processes
-        self._timeout = _seconds(task_timeout)
+        self._timeout = seconds(task_timeout)
         self._retries = retries
         office = Office(
             self._ctx,
@@ -157,7 +157,7 @@ class Pool(_StockPool):
     # ---- submitting ----
 
     def _options(self, timeout=None, retries=None, together=0, streamed=False):
-        timeout = self._timeout if timeout is None else _seconds(timeout)
+        timeout = self._timeout if timeout is None else seconds(timeout)
         return timeout, self._retries if retries is None else retries, together, streamed
 
     def apply(self, func, args=(), kwds={}, *, timeout=None, retries=None):
@@ -322,15 +322,6 @@ class Pool(_StockPool):
         if self._office is None:
             raise NotImplementedError("a pool with its own queues keeps no counts")
         return [{"tasks": tasks, "busy": busy} for tasks, busy in self._office.crew.runs()]
-
-
-def _seconds(timeout):
-    if timeout is None:
-        return 0.0
-    timeout = float(timeout)
-    if not timeout > 0:
-        raise ValueError("a task's time-out must be more than 0 seconds")
-    return min(timeout, 1e9)
 
 
 def _end(office):
