@@ -34,9 +34,9 @@ def alive(pid):
         return False
 
 
-def main(method, kind):
-    runner = sys.orig_argv[: sys.orig_argv.index(sys.argv[0])] if sys.argv[0] in sys.orig_argv else [sys.executable]
-    child = subprocess.Popen([*runner, os.path.abspath(sys.argv[0]), method, kind, "parent"], stdout=subprocess.PIPE, text=True)
+def check(command):
+    """Kill the parent, which prints its workers."""
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         workers = [int(word) for word in child.stdout.readline().split()]
         assert workers
@@ -51,6 +51,11 @@ def main(method, kind):
     finally:
         child.kill()
         child.wait()
+
+
+def main(method, kind):
+    runner = sys.orig_argv[: sys.orig_argv.index(sys.argv[0])] if sys.argv[0] in sys.orig_argv else [sys.executable]
+    check([*runner, os.path.abspath(sys.argv[0]), method, kind, "parent"])
 
 
 if __name__ == "__main__":

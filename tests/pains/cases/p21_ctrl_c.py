@@ -18,15 +18,10 @@ def program(method):
         workers.map(work, range(8))
 
 
-def main(method):
-    runner = sys.orig_argv[: sys.orig_argv.index(sys.argv[0])] if sys.argv[0] in sys.orig_argv else [sys.executable]
-    runner[0] = sys.executable
+def check(command):
+    """Interrupt a program that has said that it is ready."""
     child = subprocess.Popen(
-        [*runner, sys.argv[0], method, "program"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     assert child.stdout.readline() == "ready\n"
     time.sleep(1.5)
@@ -41,6 +36,12 @@ def main(method):
             pass
     assert text.count("Traceback (most recent call last)") == 1, text
     assert "KeyboardInterrupt" in text, text
+
+
+def main(method):
+    runner = sys.orig_argv[: sys.orig_argv.index(sys.argv[0])] if sys.argv[0] in sys.orig_argv else [sys.executable]
+    runner[0] = sys.executable
+    check([*runner, sys.argv[0], method, "program"])
 
 
 if __name__ == "__main__":
