@@ -70,6 +70,11 @@ static RUNNING: AtomicUsize = AtomicUsize::new(0);
 pub(crate) fn note_in(start: &'static Start) {
     start.crash.build.store(build(), Ordering::Relaxed);
     RUNNING.store(std::ptr::from_ref(start) as usize, Ordering::Release);
+    prepare();
+}
+
+/// Installs the handlers. Children that are forked later have them.
+pub(crate) fn prepare() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         // The first walk finds what the later ones use.

@@ -34,13 +34,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use phalanx_channel::Loan;
 use phalanx_channel::codec::{self, CodecError};
 use phalanx_shm::{Arena, BlockRef, Ticket};
 use phalanx_sys::event::EventFd;
+use phalanx_sys::pidfd::PidFd;
 use phalanx_sys::process::Forked;
 use phalanx_sys::{ids, process, signal, socket, stream, tie};
 use phalanx_thread::panics;
@@ -52,7 +53,7 @@ use crate::entry::{self, Orders, REFUSED_CODE, Role};
 use crate::error::StartError;
 use crate::start::{self, StartHandle};
 use crate::task::{Payload, TaskRef};
-use crate::{fork, reaper};
+use crate::{crash, fork, reaper};
 
 /// What the socket carries: slot, flags, start record.
 const REQUEST: usize = 24;
@@ -451,19 +452,25 @@ fn next_request(
     spare: Option<&Spare>,
     bell: Option<&EventFd>,
 ) -> Option<Request> {
-    if let (Some(spare), Some(bell)) = (spare, bell) {
-        loop {
-            match stream::poll(&[socket.as_fd(), spare.socket.as_fd()], None) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(ready) if !ready.contains(&0) => {
-                    bell.ring();
-                    break;
-                }
-                _ => break,
-            }
-        }
+    if let (Some(spare), Some(bell)) = (spare, bell)
+        && comes_first(spare.socket.as_fd(), socket)
+        // Its descriptors are closed a moment before it can be collected.
+        && PidFd::open(spare.pid).map_or(true, |dead| comes_first(dead.as_fd(), socket))
+    {
+        bell.ring();
     }
     Request::receive(socket)
+}
+
+/// Blocks until one of the two has something to read or is broken; returns whether it is the first, and not the second.
+fn comes_first(first: BorrowedFd<'_>, second: &OwnedFd) -> bool {
+    loop {
+        match stream::poll(&[second.as_fd(), first], None) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(ready) => return !ready.contains(&0),
+            Err(_) => return false,
+        }
+    }
 }
 
 /// Forks on demand until the other end of the socket is gone. One thread, and it never has another.
@@ -472,6 +479,8 @@ pub(crate) fn serve(arena: &'static Arena, mut socket: OwnedFd, closure: Option<
     // Ctrl-C goes to the whole terminal group; the zygote ends with its parent.
     signal::ignore(signal::SIGINT);
     rehearse(arena);
+    // Once for all that it forks.
+    crash::prepare();
     phalanx_shm::mark_helper();
     let closure = closure.as_deref();
     let mut spare: Option<Spare> = None;
