@@ -1107,7 +1107,7 @@ impl Arena {
         }
     }
 
-    /// Counts what is in use now, without the notes of who waits for what, which stay with their processes. Walks all blocks.
+    /// Counts what is in use now, without the notes of who waits for what and where, which stay with their processes. Walks all blocks.
     #[must_use]
     pub fn usage(&self) -> Usage {
         let mut usage = Usage {
@@ -1116,7 +1116,7 @@ impl Arena {
             committed: 0,
         };
         self.each_block(|block, _, now| {
-            if !matches!(now.kind(), Some(Kind::Waits | Kind::Text)) {
+            if !matches!(now.kind(), Some(Kind::Waits | Kind::Text | Kind::Place)) {
                 usage.blocks += 1;
                 usage.bytes += self.len_of(block);
             }

@@ -78,10 +78,12 @@ pub enum Kind {
     Waits = 23,
     /// What a thread says of itself for a report.
     Text = 24,
+    /// A place in the program, which its process has written down once for all reports.
+    Place = 25,
 }
 
 impl Kind {
-    pub(crate) const COUNT: usize = 25;
+    pub(crate) const COUNT: usize = 26;
 
     pub(crate) fn from_bits(bits: u64) -> Option<Self> {
         const ALL: [Option<Kind>; Kind::COUNT] = [
@@ -110,6 +112,7 @@ impl Kind {
             Some(Kind::Crew),
             Some(Kind::Waits),
             Some(Kind::Text),
+            Some(Kind::Place),
         ];
         ALL.get(bits as usize).copied().flatten()
     }

@@ -78,10 +78,10 @@ impl Arena {
     fn written(&self, line: &Line, place: &Location<'_>) -> u64 {
         // Relaxed: who finds the number finds the text by it in the same thread, or reads it as one that says nothing.
         let bits = line.text.load(Ordering::Relaxed);
-        if self.is_text(bits) {
+        if self.is_place(bits) {
             return bits;
         }
-        let Some(block) = self.write_text(&place_text(place)) else {
+        let Some(block) = self.write_text(&place_text(place), Kind::Place) else {
             return 0;
         };
         let mine = block.to_bits();
@@ -97,21 +97,21 @@ impl Arena {
         }
     }
 
-    fn is_text(&self, bits: u64) -> bool {
-        BlockRef::from_bits(bits).is_some_and(|block| self.kind_of(block) == Some(Kind::Text))
+    fn is_place(&self, bits: u64) -> bool {
+        BlockRef::from_bits(bits).is_some_and(|block| self.kind_of(block) == Some(Kind::Place))
     }
 
     /// Reads what [`place_bits`](Self::place_bits) named; `None` if it was nothing, or is gone with its process.
     #[must_use]
     pub fn place_at(&self, bits: u64) -> Option<String> {
         let block = BlockRef::from_bits(bits)?;
-        if self.kind_of(block) != Some(Kind::Text) {
+        if self.kind_of(block) != Some(Kind::Place) {
             return None;
         }
         let text = self.text(block, self.len_of(block));
         let text = String::from_utf8_lossy(&text);
         let text = text.trim_end_matches('\0');
-        (self.kind_of(block) == Some(Kind::Text)).then(|| text.to_owned())
+        (self.kind_of(block) == Some(Kind::Place)).then(|| text.to_owned())
     }
 }
 

@@ -843,8 +843,8 @@ impl Arena {
         bytes
     }
 
-    /// Writes text into a block of its own; `None` without memory for it.
-    pub(crate) fn write_text(&self, text: &str) -> Option<BlockRef> {
+    /// Writes text into a block of its own, of one of the kinds that are text; `None` without memory for it.
+    pub(crate) fn write_text(&self, text: &str, kind: Kind) -> Option<BlockRef> {
         let bytes = &text.as_bytes()[..text.len().min(TEXT_MOST)];
         let block = self.alloc(bytes.len().max(1), Kind::Bytes).ok()?;
         for (index, chunk) in bytes.chunks(8).enumerate() {
@@ -853,7 +853,7 @@ impl Arena {
             self.text_word(block, index)
                 .store(u64::from_le_bytes(word), Ordering::Relaxed);
         }
-        self.rekind(block, Kind::Text);
+        self.rekind(block, kind);
         Some(block)
     }
 
@@ -929,7 +929,7 @@ impl Look<'_> {
         let asked = self.note.asked.load(Ordering::Acquire);
         let old = BlockRef::from_bits(self.note.answer.load(Ordering::Relaxed));
         // Without memory for it the answer is empty.
-        let block = self.arena.write_text(text);
+        let block = self.arena.write_text(text, Kind::Text);
         self.note
             .answer
             .store(block.map_or(0, BlockRef::to_bits), Ordering::Relaxed);

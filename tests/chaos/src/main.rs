@@ -165,9 +165,12 @@ fn blocks() -> BTreeMap<String, usize> {
         .map(phalanx_shm::Arena::census)
         .unwrap_or_default()
     {
-        // This process's own tables grow with the handles it has at once, and stay.
+        // This process's own tables grow with the handles it has at once and the places it waits at, and stay.
         if holder == phalanx_shm::current_slot()
-            && matches!(kind, phalanx_shm::Kind::Holds | phalanx_shm::Kind::Waits)
+            && matches!(
+                kind,
+                phalanx_shm::Kind::Holds | phalanx_shm::Kind::Waits | phalanx_shm::Kind::Place
+            )
         {
             continue;
         }
