@@ -332,11 +332,21 @@ class Office:
         self.workers.clear()
 
     def want(self, workers):
-        """Have so many workers from now on, if it may have them and has fewer."""
+        """Have so many workers from now on, if it may have them and has fewer.
+
+        What the system refuses for the moment the overseer tries again; what no second try changes is raised, and nothing is wanted.
+        """
         with self.lock:
-            if self.target < min(workers, self.most_workers):
-                self.target = min(workers, self.most_workers)
+            if self.target >= min(workers, self.most_workers):
+                return
+            before, self.target = self.target, min(workers, self.most_workers)
+            try:
                 self.fill()
+            except (OSError, EOFError, MemoryError):
+                self.crew.ring()
+            except BaseException:
+                self.target = max(before, len(self.workers))
+                raise
 
     def fill(self):
         """Start workers up to the number wanted."""
@@ -411,7 +421,8 @@ class Office:
             # The system may have room again later.
             pause = 0.1 * 2 ** min(self.refused, 4)
             self.refused += 1
-            if self.refused > REFUSED_MOST:
+            # Those it has can do the work.
+            if self.refused > REFUSED_MOST and not self.workers:
                 crew.break_with(dump_failure(error, None, False))
             self.not_before = time.monotonic() + pause
             return pause

@@ -142,6 +142,9 @@ class ProcessPoolExecutor(_StockExecutor):
         office = self._office
         with self._shutdown_lock:
             self._check()
+            # First: who hears that there can be no worker has submitted nothing.
+            if office.target < self._max_workers:
+                self._want(1)
             future = _Future()
             try:
                 lot = office.apply(fn, args, kwargs, self._options)
@@ -155,8 +158,6 @@ class ProcessPoolExecutor(_StockExecutor):
             future._lot = lot
             futures = self._futures
             futures[future] = None
-            if office.target < self._max_workers:
-                self._want()
             office.listen(lot, lambda: _settle(office, future, lot, fn, futures))
             return future
 
@@ -177,9 +178,10 @@ class ProcessPoolExecutor(_StockExecutor):
             # Who waits for the stock executor's thread waits for ours.
             self._executor_manager_thread = office.thread
 
-    def _want(self):
+    def _want(self, more):
+        """Have workers for so many calls more."""
         # Nobody tells of a map's calls that they are done: they are taken to go on, so that no call waits for another.
-        self._office.want(-(-(len(self._futures) + self._mapped) // self._office.threads))
+        self._office.want(-(-(len(self._futures) + self._mapped + more) // self._office.threads))
 
     def map(self, fn, *iterables, timeout=None, chunksize=1, **more):
         if self._office is None or more:
@@ -197,8 +199,9 @@ class ProcessPoolExecutor(_StockExecutor):
             try:
                 seconds, retries, _, _ = self._options
                 if office.target < self._max_workers:
-                    self._mapped += -(-len(items) // chunksize)
-                    self._want()
+                    calls = -(-len(items) // chunksize)
+                    self._want(calls)
+                    self._mapped += calls
                 stream.push(office.map(fn, items, True, (seconds, retries, together, True)))
             except Exception as failure:
                 error = failure

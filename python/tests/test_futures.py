@@ -1,13 +1,17 @@
 """The executor: what it promises beyond the standard library's, and that a death breaks it as there."""
 
+import errno
 import os
 import signal
+import threading
 import time
 from concurrent.futures import as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
+import phalanx
+from phalanx import _office
 from phalanx.futures import BrokenWorkerError, ProcessPoolExecutor
 
 
@@ -70,3 +74,46 @@ def test_pending_futures_are_cancelled():
     assert all(future.done() for future in futures)
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.submit(square, 2)
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_worker_that_was_refused_for_the_moment_is_started_later(method, monkeypatch):
+    ctx = phalanx.get_context(method)
+    start, refused = ctx.Process.start, []
+
+    def refuse(self):
+        if len(refused) < 3:
+            refused.append(self)
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        start(self)
+
+    monkeypatch.setattr(ctx.Process, "start", refuse)
+    with ProcessPoolExecutor(2, ctx) as executor:
+        futures = [executor.submit(abs, -x) for x in range(10)]
+        assert [future.result() for future in futures] == list(range(10))
+        assert sum(executor.map(abs, range(10))) == 45
+        assert len(refused) == 3
+
+
+def test_workers_that_are_always_refused_break_it(monkeypatch):
+    monkeypatch.setattr(_office, "REFUSED_MOST", 2)
+    ctx = phalanx.get_context("forkserver")
+
+    def refuse(self):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(ctx.Process, "start", refuse)
+    with ProcessPoolExecutor(2, ctx) as executor:
+        futures = [executor.submit(abs, -x) for x in range(10)]
+        for future in futures:
+            with pytest.raises(BrokenProcessPool):
+                future.result()
+
+
+def test_a_worker_that_cannot_be_started_at_all_is_an_error_of_each_submit():
+    with ProcessPoolExecutor(1, phalanx.get_context("spawn"), initializer=abs, initargs=(threading.Lock(),)) as executor:
+        for _ in range(3):
+            with pytest.raises(TypeError, match="pickle"):
+                executor.submit(square, 2)
+        with pytest.raises(TypeError, match="pickle"):
+            list(executor.map(square, [2]))

@@ -232,7 +232,7 @@ class Tasks:
         except mp.WorkerDiedError:
             self.outcomes["died"] += 1
         except (mp.TimeoutError, cf.TimeoutError):
-            self.me.complain(f"task {number} has no outcome after 60 s: {self.pool._office.crew.describe()}")
+            self.me.complain(f"task {number} has no outcome after 60 s: {self.pool._office.crew!r}")
         except SHORT:
             self.outcomes["short"] += 1
         else:
