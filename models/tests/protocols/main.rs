@@ -16,6 +16,8 @@ mod deaths;
 #[cfg(phalanx_shuttle)]
 mod hold;
 #[cfg(phalanx_shuttle)]
+mod permits;
+#[cfg(phalanx_shuttle)]
 mod queue;
 #[cfg(phalanx_shuttle)]
 mod start;
