@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::sh::{Outcome, Sh};
-use crate::{python, rooms, terrace};
+use crate::{deep, python, rooms, terrace};
 
 /// Another machine the code must at least compile for.
 const OTHER_TARGET: &str = "aarch64-unknown-linux-gnu";
@@ -15,7 +15,7 @@ type Skipped = Option<String>;
 type Step = fn() -> Outcome<Skipped>;
 
 /// The steps, the quick ones first.
-const STEPS: [(&str, Step); 7] = [
+const STEPS: [(&str, Step); 8] = [
     ("direction", || terrace::check().map(done)),
     ("rooms", || rooms::check().map(done)),
     ("format", || {
@@ -40,6 +40,7 @@ const STEPS: [(&str, Step); 7] = [
             .map(done)
     }),
     ("aarch64", other_target),
+    ("models", || deep::check_models().map(done)),
     ("benches", || benches().map(done)),
 ];
 

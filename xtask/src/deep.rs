@@ -10,18 +10,36 @@ const UNDER_MIRI: [&str; 4] = [
     "phalanx-channel",
 ];
 
-/// Runs the models under both explorers; each has a target folder of its own, so that neither evicts the other's build
-/// nor the ordinary one.
+/// Explorers of the models; each has a target folder of its own, so that neither evicts the other's build nor the ordinary one.
+const EXPLORERS: [&str; 2] = ["loom", "shuttle"];
+
+/// A command on the models as one of the explorers sees them.
+fn explored(explorer: &str, command: &[&str]) -> Sh {
+    Sh::cargo(command)
+        .args(&["--package", "phalanx-models"])
+        .env(
+            "CARGO_TARGET_DIR",
+            &target_dir().join(explorer).to_string_lossy(),
+        )
+        .env("RUSTFLAGS", &format!("--cfg phalanx_{explorer}"))
+}
+
+/// Runs the models under both explorers.
 pub(crate) fn model(filter: Option<&str>) -> Outcome {
-    for explorer in ["loom", "shuttle"] {
-        let target = target_dir().join(explorer);
-        let mut test = Sh::cargo(&["test", "--package", "phalanx-models", "--release"])
-            .env("CARGO_TARGET_DIR", &target.to_string_lossy())
-            .env("RUSTFLAGS", &format!("--cfg phalanx_{explorer}"));
+    for explorer in EXPLORERS {
+        let mut test = explored(explorer, &["test", "--release"]);
         if let Some(filter) = filter {
             test = test.args(&["--", filter]);
         }
         test.run()?;
+    }
+    Ok(())
+}
+
+/// Compiles the models: they replace what the engine stands on, so that it can fail to compile for them alone.
+pub(crate) fn check_models() -> Outcome {
+    for explorer in EXPLORERS {
+        explored(explorer, &["check", "--tests"]).run()?;
     }
     Ok(())
 }

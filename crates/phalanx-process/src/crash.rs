@@ -38,7 +38,7 @@ impl Note {
             signal: AtomicU32::new(0),
             frames: AtomicU32::new(0),
             build: AtomicU64::new(0),
-            at: [const { AtomicU64::new(0) }; FRAMES],
+            at: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 
