@@ -174,8 +174,8 @@ def _asked(stock: type) -> type:
                 super()._launch(process_obj)
                 answer = self.pid
             except BrokenPipeError:
-                # Refused before all of it was written, or the server is gone.
-                answer = forkserver.read_signed(self.sentinel)
+                # Refused before all of it was written; or the server is gone; or the process is, and was started all the same.
+                answer = self.pid = forkserver.read_signed(self.sentinel)
             if answer < 0:
                 self.pid = None
                 raise OSError(-answer, f"the fork server cannot fork: {os.strerror(-answer)}")

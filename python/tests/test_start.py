@@ -517,6 +517,37 @@ def test_a_fork_server_that_may_not_fork_says_so_and_lives_on(tmp_path):
     run(REFUSED, tmp_path)
 
 
+DIED_EARLY = """
+import os
+import multiprocessing
+
+if __name__ == "__mp_main__":
+    # Imported by the server: the child is dead before it has read what it is to do.
+    fork = os.fork
+    def early():
+        pid = fork()
+        if pid == 0:
+            os._exit(7)
+        return pid
+    os.fork = early
+
+if __name__ == "__main__":
+    import phalanx
+    phalanx.install()
+    context = multiprocessing.get_context("forkserver")
+    for argument in (b"", b"x" * 1_000_000):
+        process = context.Process(target=print, args=(argument,))
+        process.start()
+        assert process.pid > 0
+        process.join()
+        assert process.exitcode == 7, process.exitcode
+"""
+
+
+def test_a_process_that_dies_before_it_has_read_its_orders_was_started(tmp_path):
+    run(DIED_EARLY, tmp_path)
+
+
 def test_a_child_forked_during_another_threads_import_can_import_the_same(tmp_path):
     (tmp_path / "slow.py").write_text("import gate\ngate.inside.set()\ngate.go_on.wait(60)\nVALUE = 7\n")
     (tmp_path / "gate.py").write_text(
