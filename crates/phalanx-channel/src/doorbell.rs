@@ -169,6 +169,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no ppoll")]
     fn it_rings_while_there_are_items_and_not_longer() {
         let queue = RawQueue::new(session().unwrap(), Bounds::default()).unwrap();
         let bell = Doorbell::new(&queue, Bell::Readable).unwrap();
@@ -204,6 +205,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no ppoll")]
     fn pauses_lose_no_wake() {
         let queue = RawQueue::new(session().unwrap(), Bounds::default()).unwrap();
         let bell = Doorbell::new(&queue, Bell::Readable).unwrap();
@@ -244,6 +246,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no ppoll")]
     fn it_rings_for_room() {
         let bounds = Bounds {
             items: Some(1),
