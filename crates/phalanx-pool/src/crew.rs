@@ -257,7 +257,7 @@ impl Crew {
         }
         let flags =
             if spec.streamed { STREAMED } else { 0 } | if spec.together > 0 { WHOLE } else { 0 };
-        let lot = LotView::new(self.arena, spec, flags, handles)?;
+        let lot = LotView::new(self.arena, self.board.held().block(), spec, flags, handles)?;
         self.inner().lots.insert(lot.bits());
         let items = spec.spans.len();
         let step = match spec.together as usize {

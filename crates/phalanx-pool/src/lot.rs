@@ -21,6 +21,16 @@
 //! A seat names the lot its worker works on until the worker has let go of it, and the submitter frees a lot only while no
 //! seat names it: a worker writes the name first and looks afterwards whether the lot is still there, the submitter marks
 //! the lot first and looks at the seats afterwards.
+//!
+//! The submitter's process holds its lots. When it dies, workers may be in the middle of a task for a moment: whoever sweeps
+//! it makes the lots, their arguments and functions the board's, which every worker holds, and they are freed with the board.
+//!
+//! | the sweep of a submitter | killed after it |
+//! |---|---|
+//! | mark the lot as gone | nothing more of it is taken |
+//! | arguments, function: in transit | the next sweeper sees the lot still held by the dead process and does it again |
+//! | **lot: the board's** | the next sweeper passes it by |
+//! | the dead process's hold on the board | if it was the last, the board frees the lots |
 #![expect(
     unsafe_code,
     reason = "entries and bytes behind a record, in blocks of the arena"
@@ -29,8 +39,8 @@
 use phalanx_channel::{Loan, Message, RawQueue};
 use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Scope, Word, fence, points};
 use phalanx_shm::{
-    AllocError, Arena, BlockRef, Held, Kind, KindOps, Patience, Placed, Shared, TRANSIT, WaitError,
-    current_slot, register_kind,
+    AllocError, Arena, BlockRef, Held, Kind, KindOps, OBJECT, Patience, Placed, Shared, TRANSIT,
+    WaitError, current_slot, register_kind,
 };
 use phalanx_sync::{CreateError, Gate, Object};
 
@@ -116,7 +126,9 @@ pub(crate) struct LotState {
     // From here on workers write.
     left: AtomicU32,
     slack: AtomicU32,
-    padding: [AtomicU64; 7],
+    /// The crew's board. Written once.
+    board: AtomicU64,
+    padding: [AtomicU64; 6],
 }
 
 const _: () = assert!(std::mem::offset_of!(LotState, left) == 64);
@@ -184,6 +196,7 @@ impl std::fmt::Debug for LotView {
 impl LotView {
     pub(crate) fn new(
         arena: &'static Arena,
+        board: BlockRef,
         spec: &LotSpec,
         flags: u32,
         handles: &[Held],
@@ -212,6 +225,7 @@ impl LotView {
             payload_len: word(spec.bytes.len() as u64),
             left: AtomicU32::new(items as u32),
             slack: AtomicU32::new(0),
+            board: word(board.to_bits()),
             padding: Default::default(),
         };
         let block = arena.emplace_with(state, items * size_of::<Item>() + behind)?;
@@ -652,6 +666,43 @@ fn free_payloads(arena: &Arena, block: BlockRef) {
     }
 }
 
+/// Makes a lot of the dead process its board's: workers may be at it.
+fn submitter_died(arena: &Arena, block: BlockRef, dead: u16) {
+    if arena.holder_of(block) != Some(dead) {
+        return;
+    }
+    let state = arena.view_held::<LotState>(block);
+    let board = BlockRef::from_bits(state.board.load(Ordering::Relaxed));
+    // The dead process's own hold on the board is dropped after this, so a board that is there now sees its lots.
+    if board.and_then(|board| arena.kind_of(board)) != Some(Kind::Crew) {
+        return;
+    }
+    state.word.fetch_or(GONE, Ordering::SeqCst);
+    for part in [&state.payload, &state.function] {
+        if let Some(part) = BlockRef::from_bits(part.load(Ordering::Acquire)) {
+            arena.rehold(part, dead, TRANSIT);
+        }
+    }
+    points::point("crew.lot-disowned");
+    arena.rehold(block, dead, OBJECT);
+}
+
+/// Frees the lots that a board got from their submitter, and the functions they name. No worker is left.
+fn free_orphans(arena: &Arena, board: BlockRef) {
+    for (block, holder) in arena.blocks_of(Kind::Lot) {
+        let state = arena.view_held::<LotState>(block);
+        if holder != OBJECT || state.board.load(Ordering::Relaxed) != board.to_bits() {
+            continue;
+        }
+        // Lots share functions: the first to come frees it.
+        if let Some(function) = BlockRef::from_bits(state.function.load(Ordering::Acquire)) {
+            Message::discard(arena, function);
+        }
+        free_payloads(arena, block);
+        arena.free(block);
+    }
+}
+
 /// A seat that no worker has.
 const NO_SEAT: u32 = 0xffff;
 const CHUNK_LEAST: usize = 192;
@@ -780,7 +831,7 @@ pub(crate) fn install() {
         register_kind(
             Kind::Lot,
             KindOps {
-                recover: |_, _, _, _| {},
+                recover: |arena, block, dead, _| submitter_died(arena, block, dead),
                 destroy: free_payloads,
             },
         );
@@ -800,6 +851,7 @@ pub(crate) fn install() {
                     if let Some(broken) = BlockRef::from_bits(broken) {
                         Message::discard(arena, broken);
                     }
+                    free_orphans(arena, block);
                 },
             },
         );

@@ -5,9 +5,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use phalanx_channel::Queue;
 use phalanx_pool::{Crew, CrewWorker, End, Leaving, Lot, LotSpec, News, Work};
 use phalanx_prim::points;
-use phalanx_shm::{Patience, session};
+use phalanx_shm::{BlockRef, Patience, session};
 use phalanx_sys::clock::Deadline;
 use phalanx_sys::event::EventFd;
 use phalanx_testkit::{Child, Level, alone, in_child, watchdog};
@@ -296,4 +297,83 @@ fn errors_are_tried_again_and_the_end_ends_what_waits() {
     assert!(never.is_done());
     assert_eq!(never.end_of(1), Some(End::Terminated));
     assert!(crew.submit(&spec(&[task(0, 1)]), &[]).is_err());
+}
+
+/// Waits for a crew's name, takes a task of it, tells of it, and finishes it when it may.
+fn work_late(crews: &Queue<u64>, begun: &Queue<bool>, go: &Queue<()>) {
+    let block = BlockRef::from_bits(crews.get().unwrap()).unwrap();
+    let held = session().unwrap().hold(block).unwrap();
+    let bell = Arc::new(EventFd::new().unwrap());
+    let mut worker = CrewWorker::join(held, bell, 0, Arc::default()).unwrap();
+    worker.ready();
+    assert_eq!(worker.next(Patience::FOREVER).unwrap(), Work::Range);
+    let index = worker.begin().unwrap();
+    let what = worker.with_function(|_, bytes| bytes.to_vec()).unwrap();
+    begun.put(true).unwrap();
+    go.get().unwrap();
+    assert_eq!(worker.args(index), task(0, 5).repeat(1000));
+    assert_eq!(worker.with_function(|_, bytes| bytes.to_vec()), Some(what));
+    worker.finish(index, End::Value, &[7; 20_000], &[]).unwrap();
+    // Nothing more of it is begun.
+    assert_eq!(worker.begin().map(|_| ()), None);
+}
+
+/// A worker is in the middle of a task while the submitter dies and is swept: the lot is there until the worker has gone,
+/// whatever else needs memory meanwhile.
+#[test]
+fn a_submitters_death_takes_no_lot_from_under_a_worker() {
+    let _alone = alone();
+    let _dog = watchdog(Duration::from_secs(100));
+    warm_up();
+    let (crews, begun, go) = (
+        Queue::new().unwrap(),
+        Queue::new().unwrap(),
+        Queue::new().unwrap(),
+    );
+    let worker = in_child(|| work_late(&crews, &begun, &go));
+    let before = blocks();
+    let submitter = in_child(|| {
+        let crew = Crew::new(1, 1).unwrap();
+        crews.put(crew.held().block().to_bits()).unwrap();
+        let known = LotSpec {
+            function: crew.know(b"a function", &[]).unwrap(),
+            ..spec(&[task(0, 5).repeat(1000)])
+        };
+        let lots = [(); 3].map(|()| crew.submit(&known, &[]).unwrap());
+        lots[2].wait(Patience::FOREVER).unwrap();
+    });
+    assert!(begun.get().unwrap());
+    submitter.kill();
+    let sweep = |pid| {
+        let arena = session().unwrap();
+        for process in arena.processes() {
+            if process.pid == pid {
+                arena.sweep(process.slot);
+            }
+        }
+    };
+    let pid = submitter.pid();
+    submitter.wait();
+    sweep(pid);
+    let others: Vec<_> = (0..500)
+        .map(|number| {
+            let arena = session().unwrap();
+            let loan = phalanx_channel::Loan::new(arena, 64 << (number % 6), &[]);
+            let mut loan = loan.unwrap();
+            loan.fill(0xee);
+            loan
+        })
+        .collect();
+    go.put(()).unwrap();
+    let pid = worker.pid();
+    assert!(worker.wait().is_success());
+    sweep(pid);
+    assert!(
+        others
+            .iter()
+            .all(|loan| loan.iter().all(|byte| *byte == 0xee)),
+        "the worker wrote into memory of others"
+    );
+    drop(others);
+    assert_eq!(blocks(), before);
 }

@@ -1139,6 +1139,18 @@ impl Arena {
         all
     }
 
+    /// Returns the blocks of a kind, and who holds each.
+    #[must_use]
+    pub fn blocks_of(&self, kind: Kind) -> Vec<(BlockRef, u16)> {
+        let mut all = Vec::new();
+        self.each_block(|block, _, now| {
+            if now.is_live() && now.kind() == Some(kind) {
+                all.push((block, now.holder()));
+            }
+        });
+        all
+    }
+
     pub(crate) fn carve_owner_died(&self, slot: u16) {
         self.header().carve.owner_died(slot);
     }
