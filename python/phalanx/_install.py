@@ -5,9 +5,12 @@ it, and what takes its place. What a stock module captured when it was imported 
 """
 
 import copyreg
+import functools
 import importlib
+import operator
 import sys
 import threading
+import types
 
 from phalanx import _engine
 from phalanx._stock import PATCHERS
@@ -217,15 +220,29 @@ def _replace(target: str, attribute: str, replacement: object, saved: list[tuple
     setattr(holder, attribute, replacement)
     if isinstance(before, type) and before.__module__ == name and name in _PICKLED:
         copyreg.pickle(before, _reduce_stock)
+        if name in _INHERITED and "__reduce_ex__" not in vars(before):
+            before.__reduce_ex__ = _reduce_derived
 
 
 # Modules whose objects travel. Those made of a class that was replaced since name it in the child as what was there before.
 _PICKLED = ("multiprocessing.synchronize", "multiprocessing.queues", "multiprocessing.shared_memory")
+# Those of them whose parts are told to stock classes only: also what derives from these is in the child what it was here.
+_INHERITED = ("multiprocessing.synchronize",)
 
 
 def _reduce_stock(obj):
-    make, args, *rest = obj.__reduce_ex__(2)
-    cls = type(obj)
+    return _reduce_as_before(type(obj), obj.__reduce_ex__(2))
+
+
+def _reduce_derived(obj, protocol):
+    return _reduce_as_before(type(obj), object.__reduce_ex__(obj, max(protocol, 2)))
+
+
+def _reduce_as_before(cls, reduced):
+    if isinstance(reduced, str) or reduced[0] not in (cls, copyreg.__newobj__):
+        # Done already, or told in a way of its own.
+        return reduced
+    make, args, *rest = reduced
     args = tuple(arg for arg in args if arg is not cls)
     return (_stock_again, (cls.__module__, cls.__qualname__, make is cls, args), *rest)
 
@@ -233,8 +250,45 @@ def _reduce_stock(obj):
 def _stock_again(module, name, call, args):
     holder = importlib.import_module(module)
     befores = [before for known, attribute, before in _saved if known is holder and attribute == name]
-    cls = befores[0] if befores else getattr(holder, name)
+    cls = befores[0] if befores else _as_before(operator.attrgetter(name)(holder))
     return cls(*args) if call else cls.__new__(cls, *args)
+
+
+# Classes of this process's modules, as they would be had ours not been in place when they were made.
+_twins: dict[type, type] = {}
+
+
+def _as_before(cls: type) -> type:
+    """Return a class over the stock library's: itself, or one with the same body if it derives from ours."""
+    for holder, attribute, before in _saved:
+        if isinstance(before, type) and vars(holder).get(attribute) is cls:
+            return before
+    if cls in _twins:
+        return _twins[cls]
+    bases = tuple(map(_as_before, cls.__bases__))
+    if bases == cls.__bases__:
+        return cls
+    cell = types.CellType()
+    body = {name: _with_class(value, cell) for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+    # `isinstance` holds.
+    body["__class__"] = property(lambda self: cls)
+    twin = _twins[cls] = type(cls)(cls.__name__, bases, body)
+    cell.cell_contents = twin
+    return twin
+
+
+def _with_class(value, cell):
+    """Return a function of a class's body with another class in it, the one that `super()` asks for."""
+    if isinstance(value, (staticmethod, classmethod)):
+        return type(value)(_with_class(value.__func__, cell))
+    if isinstance(value, property):
+        return property(*(_with_class(one, cell) for one in (value.fget, value.fset, value.fdel)), value.__doc__)
+    if not isinstance(value, types.FunctionType) or "__class__" not in value.__code__.co_freevars:
+        return value
+    cells = [cell if name == "__class__" else old for name, old in zip(value.__code__.co_freevars, value.__closure__)]
+    made = types.FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, tuple(cells))
+    made.__kwdefaults__ = value.__kwdefaults__
+    return functools.update_wrapper(made, value)
 
 
 def _give_back(*modules: str) -> None:
@@ -249,6 +303,8 @@ def _restore(saved: list[tuple[object, str, object]]) -> None:
         holder, attribute, before = saved.pop()
         if isinstance(before, type) and copyreg.dispatch_table.get(before) is _reduce_stock:
             del copyreg.dispatch_table[before]
+        if isinstance(before, type) and vars(before).get("__reduce_ex__") is _reduce_derived:
+            del before.__reduce_ex__
         if before is _ABSENT:
             delattr(holder, attribute)
         else:

@@ -324,9 +324,12 @@ class Office:
         """End workers that nobody oversees. Another start is possible."""
         self.crew.signal(signal.SIGKILL)
         for number, worker in self.workers.items():
+            if worker.exitcode is None:
+                # The engine knows no id of a process that a context made in a way of its own.
+                worker.terminate()
             worker.join()
             self.crew.settle(number, b"")
-            self.roll.pop(worker.pid, None)
+            self.roll.pop(_pid(worker), None)
             if worker in self.staff:
                 self.staff.remove(worker)
         self.workers.clear()
@@ -378,8 +381,7 @@ class Office:
                 config["daemon"] = daemon
         self.workers[number] = worker
         self.staff.append(worker)
-        # A context may make processes of its own kind.
-        pid = getattr(worker, "pid", None) or 0
+        pid = _pid(worker)
         self.roll[pid] = worker
         self.crew.hired(number, pid)
         util.debug("added worker")
@@ -437,13 +439,13 @@ class Office:
         # The kernel has said that it is dead. Its sentinel may say so later: somebody's fork may have a copy of the other end.
         worker.join(0 if worker.exitcode is not None else 5)
         exitcode = worker.exitcode
-        report = pickle.dumps(self.last_words.report(number, worker.pid, exitcode), 5)
+        report = pickle.dumps(self.last_words.report(number, _pid(worker), exitcode), 5)
         had_task, killed, ready, late = self.crew.settle(number, report)
         with self.lock:
             self.workers.pop(number, None)
             if worker in self.staff:
                 self.staff.remove(worker)
-            self.roll.pop(worker.pid, None)
+            self.roll.pop(_pid(worker), None)
         if late:
             self.was_late()
             return
@@ -589,6 +591,11 @@ class Office:
             except BaseException as error:
                 return error
         return PoolTerminatedError("the pool was terminated before the task was done")
+
+
+def _pid(worker):
+    # A context may make processes of its own kind.
+    return getattr(worker, "pid", None) or 0
 
 
 def _run(then):

@@ -291,6 +291,12 @@ def _settle(office, future, lot, fn, futures):
             if future.set_running_or_notify_cancel():
                 future.set_result(value)
             return
+        if end == CANCELLED:
+            # Whoever cancels it may not have come to say so of the future.
+            _base.Future.cancel(future)
+            if future.set_running_or_notify_cancel():
+                future.set_exception(_base.CancelledError())
+            return
         error = _translate(end, office.failure(lot, 0, fn))
     except BaseException as failure:
         error = failure

@@ -5,7 +5,7 @@ message goes to the manager's process. Everything else (queues, locks, pools, re
 as before. A manager with an address of its own serves all of it, for its clients may be of other trees.
 
 What is different: such an object lives until its last proxy is gone, also after ``shutdown()``; methods of values run in
-the calling process; and a stock proxy that is put into one keeps what it stands for until the manager ends.
+the calling process. As before, what a proxy that is put into one stands for lives until its manager ends.
 """
 
 import io as _io
@@ -39,9 +39,15 @@ def _dumps(value):
     pickler.met = []
     pickler.dump(value)
     for proxy in pickler.met:
-        # Its referent must outlive the proxy at hand. Nobody can tell when the bytes are gone, so this is never taken back.
+        # Its referent must outlive the proxy at hand. A server that is sent a proxy of its own keeps what that stands for; here
+        # it comes in the place of an id that nobody looks at.
         connection = proxy._Client(proxy._token.address, authkey=proxy._authkey)
         try:
+            _stock.dispatch(connection, proxy, "dummy")
+        except _stock.RemoteError:
+            # The server cannot make one, having no such class. Nobody can tell when the bytes are gone: never taken back.
+            connection.close()
+            connection = proxy._Client(proxy._token.address, authkey=proxy._authkey)
             _stock.dispatch(connection, None, "incref", (proxy._id,))
         finally:
             connection.close()

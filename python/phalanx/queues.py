@@ -54,7 +54,8 @@ class Queue(_engine.Queue, _StockQueue):
         cls._on_stock = _overrides(cls, _QUEUE_HOOKS)
 
     def __init__(self, maxsize=0, *, ctx):
-        if self._on_stock:
+        # The first: one from before `install()`, whose class derives from the stock one and has this one by its name.
+        if not isinstance(self, Queue) or self._on_stock:
             _StockQueue.__init__(self, maxsize, ctx=ctx)
             return
         maxsize = max(maxsize, 0)

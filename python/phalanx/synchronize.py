@@ -30,6 +30,7 @@ __all__ = [
 RECURSIVE_MUTEX, SEMAPHORE = range(2)
 SEM_VALUE_MAX = _engine.SemLock.SEM_VALUE_MAX
 
+_StockSemLock = _stock.SemLock
 _stock_semlock = getattr(_multiprocessing, "SemLock", None)
 if _stock_semlock is not None and not issubclass(_stock_semlock, _engine.SemLock):
     _engine._set_stock_semlock(_stock_semlock)
@@ -41,7 +42,13 @@ class SemLock(_engine.SemLock):
     _rand = tempfile._RandomNameSequence()
 
     def __init__(self, kind, value, maxvalue, *, ctx=None, name=None):
-        self._bind(kind, value, maxvalue, name)
+        if isinstance(self, SemLock):
+            self._bind(kind, value, maxvalue, name)
+        else:
+            # A class from before `install()`: it derives from the stock one, and has this one by the name of its base.
+            _StockSemLock.__init__(self, kind, value, maxvalue, ctx=ctx)
+
+    _cleanup = staticmethod(_StockSemLock._cleanup)
 
     def _make_methods(self):
         # Those who derive from the standard library's class call it; here the methods are the type's own.

@@ -92,6 +92,41 @@ def tests(folder: Path) -> None:
     )
 
 
+def shop(folder: Path) -> None:
+    """Write a Django project whose tests run in parallel, a few of them failing."""
+    (folder / "settings.py").write_text(
+        "SECRET_KEY = 'x'\n"
+        "INSTALLED_APPS = ['django.contrib.auth', 'django.contrib.contenttypes', 'shop']\n"
+        "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': 'db.sqlite3'}}\n"
+        "USE_TZ, DEFAULT_AUTO_FIELD = True, 'django.db.models.AutoField'\n"
+    )
+    (folder / "manage.py").write_text(
+        "import os, sys\n"
+        "os.environ['DJANGO_SETTINGS_MODULE'] = 'settings'\n"
+        "if __name__ == '__main__':\n"
+        "    from django.core.management import execute_from_command_line\n"
+        "    execute_from_command_line(sys.argv)\n"
+    )
+    (folder / "shop" / "tests").mkdir(parents=True)
+    (folder / "shop" / "__init__.py").touch()
+    (folder / "shop" / "tests" / "__init__.py").touch()
+    for number in range(4):
+        (folder / "shop" / "tests" / f"test_{number}.py").write_text(
+            "from django.contrib.auth.models import User\n"
+            "from django.test import TestCase\n\n"
+            f"class Users{number}(TestCase):\n"
+            "    def test_one(self):\n"
+            "        User.objects.create(username='one')\n"
+            "        self.assertEqual(User.objects.count(), 1)\n\n"
+            f"    def test_{'none' if number else 'bad'}(self):\n"
+            f"        self.assertEqual(User.objects.count(), {0 if number else 1})\n\n"
+            "    def test_parts(self):\n"
+            "        for n in range(3):\n"
+            "            with self.subTest(n=n):\n"
+            "                self.assertLess(n, 3)\n"
+        )
+
+
 def coverage_settings(folder: Path) -> None:
     shutil.copy(HERE / "programs" / "coverage_child.py", folder / "measured.py")
     (folder / ".coveragerc").write_text("[run]\nconcurrency = multiprocessing\nparallel = true\nsigterm = true\n")
@@ -116,6 +151,12 @@ PROGRAMS = [
     Program("gevent_patched", "threading and queue patched by others, Pipe, Lock, Value"),
     Program("aiomultiprocess_pool", "Process and Queue by spawn under asyncio"),
     Program("loguru_queue", "SimpleQueue, Lock and Event by every method"),
+    Program("distributed_cluster", "Process by spawn and Queue under asyncio; workers that die"),
+    Program("trio_parallel_workers", "Process, Pipe and sentinels by every method under trio"),
+    Program("whoosh_index", "Process subclass, JoinableQueue"),
+    Program("pypeln_stages", "Process, Queue, Event, Manager's Namespace"),
+    Program("tornado_forks", "os.fork of servers with loops"),
+    Program("timeout_decorators", "Process with a Queue or a Pipe each, killed"),
     Program(
         "black",
         "ProcessPoolExecutor and Manager under asyncio",
@@ -148,6 +189,13 @@ PROGRAMS = [
         "execnet's processes and threads, Pool inside them",
         ["-m", "pytest", "-q", "-n", "2", "--color=no", "-p", "no:cacheprovider", "test_many.py"],
         prepare=tests,
+        sort=True,
+    ),
+    Program(
+        "django_tests",
+        "Pool with an initializer, Value, databases cloned for its workers",
+        ["manage.py", "test", "--parallel", "2", "shop"],
+        prepare=shop,
         sort=True,
     ),
     Program(
@@ -188,7 +236,11 @@ def run(program: Program, phalanx: bool) -> Outcome:
             code, out, err, left = code or more_code, out + more_out, err + more_err, left + more_left
         if program.result and code == 0:
             out += (folder / program.result).read_text()
-        left += [f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if name not in shm and mine(name)]
+        names = {name for name in os.listdir("/dev/shm") if name not in shm and mine(name)}
+        if names:
+            # Others' may be there for a moment, with nobody who maps them yet.
+            time.sleep(GRACE)
+            left += [f"/dev/shm/{name}" for name in names & set(os.listdir("/dev/shm"))]
         lines = [plain(line, folder) for line in out.splitlines()]
         return Outcome(code, sorted(lines) if program.sort else lines, complaints(err, folder), seconds, left)
     finally:

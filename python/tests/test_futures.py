@@ -66,6 +66,17 @@ def test_an_initializer_that_fails_breaks_it():
         executor.submit(square, 2).result()
 
 
+def test_a_call_taken_back_before_its_future_was_told_is_cancelled():
+    with ProcessPoolExecutor(1, mp_context=phalanx.get_context("fork")) as executor:
+        executor.submit(time.sleep, 0.5)
+        futures = [executor.submit(time.sleep, 0) for _ in range(3)]
+        # What `cancel()` does first; the pool's thread may be quicker than what it does next.
+        assert futures[-1]._lot.cancel(0, False)
+        assert not wait(futures, timeout=60).not_done
+        assert futures[-1].cancelled() and futures[-1].cancel()
+        assert [future.exception() for future in futures[:-1]] == [None, None]
+
+
 def test_pending_futures_are_cancelled():
     executor = ProcessPoolExecutor(1)
     futures = [executor.submit(time.sleep, 0.05) for _ in range(20)]

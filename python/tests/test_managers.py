@@ -228,8 +228,10 @@ def test_nested_and_of_any_picklable_type(manager):
     with pytest.raises((pickle.PicklingError, AttributeError)):
         outer["bad"] = lambda: 0
     assert "bad" not in outer
-    # What a server serves lives on although its only proxy here is gone.
+    # What a server serves lives on although its only proxy here is gone, and does not count as an object that somebody has.
+    before = manager._number_of_objects()
     outer["queue"] = manager.Queue()
+    assert manager._number_of_objects() == before
     outer["queue"].put(5)
     assert outer["queue"].get(timeout=20) == 5
 

@@ -331,6 +331,106 @@ def test_classes_captured_before_still_work_after(run):
     assert out == "5 phalanx.queues phalanx.synchronize\n1 2 True\n1 True\n"
 
 
+@methods
+@pytest.mark.parametrize("when", ["object from before", "class from before"])
+def test_own_locks_derived_before_install(run, method, when):
+    """The child defines the classes again, over ours by then; the object is what it is here."""
+    out = run(
+        """
+        import multiprocessing, sys
+        from multiprocessing import synchronize
+        context, when = multiprocessing.get_context(sys.argv[1]), sys.argv[2]
+
+        class Counted:
+            def __enter__(self):
+                return super().__enter__()
+
+        class MyLock(Counted, synchronize.Lock):
+            def __init__(self, note="none", **rest):
+                super().__init__(ctx=context, **rest)
+
+            @property
+            def free(self):
+                return self.acquire(False) and (self.release() or True)
+
+        class Below(MyLock):
+            pass
+
+        class MyCondition(synchronize.Condition):
+            def wake(self):
+                with self: self.notify_all()
+
+        class MyEvent(synchronize.Event): pass
+        class MySemaphore(synchronize.BoundedSemaphore): pass
+        class MyRLock(synchronize.RLock): pass
+        class MyBarrier(synchronize.Barrier): pass
+
+        def make():
+            rest = (kind(ctx=context) for kind in (MyCondition, MyEvent, MyRLock))
+            return (Below(), *rest, MySemaphore(2, ctx=context), MyBarrier(2, ctx=context))
+
+        def work(lock, condition, event, rlock, semaphore, barrier):
+            with lock, rlock, semaphore:
+                assert isinstance(lock, MyLock) and type(lock).__name__ == "Below"
+                condition.wake()
+            event.set()
+            barrier.wait(60)
+
+        if __name__ == "__main__":
+            made = make() if when.startswith("object") else None
+            import phalanx; phalanx.install()
+            made = made or make()
+            lock, condition, event, rlock, semaphore, barrier = made
+            assert lock.free
+            process = context.Process(target=work, args=made)
+            with condition:
+                process.start()
+                print(condition.wait(60), event.wait(60), barrier.wait(60) in (0, 1))
+            process.join()
+            print(process.exitcode, lock.free, semaphore.get_value())
+        """,
+        method,
+        when,
+    )
+    assert out == "True True True\n0 True 2\n"
+
+
+@methods
+def test_stock_classes_taken_by_name_before_install(run, method):
+    out = run(
+        """
+        import multiprocessing, sys
+        from multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
+        from multiprocessing.synchronize import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
+        context = multiprocessing.get_context(sys.argv[1])
+
+        def work(queue, joinable, simple, barrier, bounded, condition, event, lock, rlock, semaphore):
+            with bounded, lock, rlock, semaphore:
+                queue.put(joinable.get(timeout=60)); joinable.task_done(); simple.put("simple")
+            with condition: condition.notify_all()
+            event.set(); barrier.wait(60)
+
+        if __name__ == "__main__":
+            import phalanx; phalanx.install()
+            queues = [kind(ctx=context) for kind in (Queue, JoinableQueue, SimpleQueue)]
+            barrier, bounded = Barrier(2, ctx=context), BoundedSemaphore(1, ctx=context)
+            condition, event, lock, rlock = (kind(ctx=context) for kind in (Condition, Event, Lock, RLock))
+            semaphore = Semaphore(1, ctx=context)
+            process = context.Process(
+                target=work, args=(*queues, barrier, bounded, condition, event, lock, rlock, semaphore)
+            )
+            queues[1].put("joinable")
+            with condition:
+                process.start()
+                print(condition.wait(60), event.wait(60), queues[0].get(timeout=60), queues[2].get())
+            barrier.wait(60); queues[1].join(); process.join()
+            print(process.exitcode)
+        """,
+        method,
+    )
+    assert out == "True True joinable simple\n0\n"
+
+
 # ---- threads that were there before ----
 
 

@@ -655,3 +655,37 @@ except MemoryError as error:
     surroundings = {**os.environ, "PHALANX_ARENA_BYTES": str(32 << 20)}
     done = subprocess.run([sys.executable, "-c", code], env=surroundings, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout) == (0, "no memory True True\n"), done.stderr
+
+
+def test_a_pool_over_processes_of_another_kind_takes_back_those_it_started():
+    made = []
+
+    class Actor:
+        """As little of a process as a context must make: it has no id."""
+
+        name, exitcode, state = "Actor-Process", None, None
+
+        def __init__(self, **kwargs):
+            made.append(self)
+
+        def start(self):
+            if len(made) == 3:
+                raise OSError("no more actors")
+            self.state = "started"
+
+        def terminate(self):
+            self.state = "stopping"
+
+        def join(self, timeout=None):
+            assert self.state != "started", "nobody ended it: this would hang"
+            self.state = "stopped"
+
+        def is_alive(self):
+            return self.state in ("started", "stopping")
+
+    class Stage(type(get_context("fork"))):
+        Process = Actor
+
+    with pytest.raises(OSError, match="no more actors"):
+        pool.Pool(5, context=Stage())
+    assert [one.state for one in made] == ["stopped", "stopped", None]
