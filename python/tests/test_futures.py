@@ -117,3 +117,17 @@ def test_a_worker_that_cannot_be_started_at_all_is_an_error_of_each_submit():
                 executor.submit(square, 2)
         with pytest.raises(TypeError, match="pickle"):
             list(executor.map(square, [2]))
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_forked_child_shuts_nothing_down_in_its_parent(started):
+    executor = ProcessPoolExecutor(1, phalanx.get_context("forkserver"))
+    if started:
+        assert executor.submit(square, 2).result() == 4
+    child = os.fork()
+    if child == 0:
+        executor.shutdown()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    with executor:
+        assert executor.submit(square, 3).result() == 9
