@@ -271,6 +271,7 @@ class Office:
         self.broken = None
         self.on_broken = None
         self.thread = None
+        self.starting = False
         # The thread has ended, or is about to and looks no more.
         self.over = False
         # Nothing is left that could end.
@@ -334,6 +335,10 @@ class Office:
 
     def start(self):
         with self.lock:
+            if self.starting:
+                # From within the start: a signal's handler.
+                return
+            self.starting = True
             try:
                 self.fill()
                 self.thread = threading.Thread(target=_oversee, args=(self,), name="PoolOverseer", daemon=True)
@@ -343,6 +348,8 @@ class Office:
                 self.thread = None
                 self.undo_start()
                 raise
+            finally:
+                self.starting = False
 
     def undo_start(self):
         """End workers that nobody oversees. Another start is possible."""
