@@ -624,11 +624,7 @@ class Office:
             _run(then)
 
     def join(self):
-        if self.in_callback():
-            if self.state != TERMINATED and self.workers:
-                raise RuntimeError("a callback cannot wait for its own pool: the workers go home after it")
-            return
-        if self.thread is not None:
+        if self.thread is not None and not self.in_callback():
             self.thread.join()
 
     # -- results --

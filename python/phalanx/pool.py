@@ -316,6 +316,8 @@ class Pool(_StockPool):
             raise ValueError("Pool is still running")
         if self._state not in (CLOSE, TERMINATE):
             raise ValueError("In unknown state")
+        if self._state == CLOSE and self._office.in_callback():
+            raise RuntimeError("a callback cannot wait for its own pool: the workers go home after it")
         self._office.join()
         for worker in list(self._pool):
             worker.join()
