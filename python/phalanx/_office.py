@@ -111,7 +111,7 @@ def dump_failure(error, unsendable, wrap):
     name, said = type(error).__qualname__, _safe(str, error)
     try:
         data = bytes(reduction.ForkingPickler.dumps(sent, 5))
-    except Exception as why:
+    except BaseException as why:
         data = bytes(reduction.ForkingPickler.dumps(_stock.MaybeEncodingError(why, error), 5))
     return pickle.dumps((data, name, said, text), 5)
 
@@ -119,7 +119,7 @@ def dump_failure(error, unsendable, wrap):
 def _safe(how, value):
     try:
         return how(value)
-    except Exception as error:
+    except BaseException as error:
         return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
 
 
@@ -190,18 +190,37 @@ def work(desk, number, threads, initializer, initargs, most, wrap, memory_limit)
                 return
             raise
     others = [hand.beside(number * threads + thread) for thread in range(1, threads)]
-    hand.ready()
 
     def fail(error, unsendable):
-        return dump_failure(error, unsendable, wrap)
+        try:
+            return dump_failure(error, unsendable, wrap)
+        except BaseException as why:
+            # An exception of the user's that cannot even be shown, say.
+            text = f"the task raised {type(error).__name__}, which cannot be told of: {type(why).__name__}"
+            return dump_failure(RuntimeError(text), None, wrap)
 
     fail.ends_worker = wrap == 2
+    begin = threading.Lock()
+
+    def help_out(other):
+        with begin:
+            pass
+        try:
+            other.run(most, fail)
+        except BaseException:
+            # As where the main thread's ends so: the worker's end tells those who wait for what is on this seat.
+            traceback.print_exc()
+            os._exit(1)
+
     helpers = [
-        threading.Thread(target=other.run, args=(most, fail), name=f"{process.current_process().name}-{index}", daemon=True)
+        threading.Thread(target=help_out, args=(other,), name=f"{process.current_process().name}-{index}", daemon=True)
         for index, other in enumerate(others, 1)
     ]
-    for helper in helpers:
-        helper.start()
+    # Ready is who has all its threads: one that never gets them is not started again for ever.
+    with begin:
+        for helper in helpers:
+            helper.start()
+        hand.ready()
     hand.run(most, fail)
     for helper in helpers:
         helper.join()
@@ -252,6 +271,11 @@ class Office:
         self.broken = None
         self.on_broken = None
         self.thread = None
+        self.starting = False
+        # The thread has ended, or is about to and looks no more.
+        self.over = False
+        # Nothing is left that could end.
+        self.settled = False
         self.owner = os.getpid()
         _install.hook()
         self.barren = 0
@@ -311,14 +335,21 @@ class Office:
 
     def start(self):
         with self.lock:
+            if self.starting:
+                # From within the start: a signal's handler.
+                return
+            self.starting = True
             try:
                 self.fill()
-                thread = threading.Thread(target=_oversee, args=(self,), name="PoolOverseer", daemon=True)
-                thread.start()
+                self.thread = threading.Thread(target=_oversee, args=(self,), name="PoolOverseer", daemon=True)
+                self.thread.start()
             except BaseException:
+                # Interrupted, it may have begun.
+                self.thread = None
                 self.undo_start()
                 raise
-            self.thread = thread
+            finally:
+                self.starting = False
 
     def undo_start(self):
         """End workers that nobody oversees. Another start is possible."""
@@ -376,15 +407,32 @@ class Office:
             config["daemon"] = False
         try:
             worker.start()
+            # A context may make processes of its own kind.
+            pid = _pid(worker)
+            self.workers[number] = worker
+            self.staff.append(worker)
+            self.roll[pid] = worker
+            self.crew.hired(number, pid)
+        except BaseException:
+            # Interrupted: nobody would oversee it, and another may get its seat.
+            self.undo_hire(number, worker)
+            raise
         finally:
             if daemon:
                 config["daemon"] = daemon
-        self.workers[number] = worker
-        self.staff.append(worker)
-        pid = _pid(worker)
-        self.roll[pid] = worker
-        self.crew.hired(number, pid)
         util.debug("added worker")
+
+    def undo_hire(self, number, worker):
+        """End a worker that was started and is not watched."""
+        pid = getattr(worker, "pid", None)
+        if pid is not None:
+            worker.kill()
+            worker.join()
+        self.crew.settle(number, b"")
+        self.workers.pop(number, None)
+        self.roll.pop(pid or 0, None)
+        if worker in self.staff:
+            self.staff.remove(worker)
 
     # -- overseeing --
 
@@ -511,7 +559,10 @@ class Office:
 
     def post(self, what):
         self.posted.append(what)
-        self.crew.ring()
+        if self.over or self.owner != os.getpid():
+            self.tell(())
+        else:
+            self.crew.ring()
 
     def tell(self, done):
         for lot in done:
@@ -529,10 +580,15 @@ class Office:
 
     def dismiss_unstarted(self):
         """No worker was ever started, and none will be."""
+        if os.getpid() != self.owner:
+            return
         self.state = TERMINATED
         self.crew.dismiss()
 
     def close(self):
+        if os.getpid() != self.owner:
+            # A fork's copy: the pool goes on in the process it belongs to.
+            return
         with self.lock:
             if self.state == OPEN:
                 self.state = CLOSING
@@ -543,9 +599,9 @@ class Office:
         if os.getpid() != self.owner:
             return
         with self.lock:
-            if self.state == TERMINATED and not self.workers:
-                return
             self.state = TERMINATED
+            if self.settled:
+                return
             workers = list(self.workers.values())
         self.crew.dismiss()
         self.crew.signal(signal.SIGTERM)
@@ -557,10 +613,21 @@ class Office:
         with self.lock:
             self.workers.clear()
         self.crew.end_all(broken)
+        self.settled = True
         self.crew.ring()
 
+    def in_callback(self):
+        """Tell whether this is the thread that calls callbacks: it would wait for itself."""
+        return self.thread is threading.current_thread()
+
+    def catch_up(self, lot):
+        """Call what is to be called when a lot is done, which it is, from within a callback."""
+        then = self.listeners.pop(lot.id, None)
+        if then is not None:
+            _run(then)
+
     def join(self):
-        if self.thread is not None and self.thread is not threading.current_thread():
+        if self.thread is not None and not self.in_callback():
             self.thread.join()
 
     # -- results --
@@ -606,11 +673,19 @@ def _run(then):
 
 
 def _report():
-    """Report what is being handled as a thread of its own would; the pool goes on."""
-    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+    """Report what is being handled as a thread of its own would; the pool goes on, also if nobody can be told."""
+    try:
+        threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+    except BaseException:
+        # A hook that raises, or a stderr that is closed.
+        pass
 
 
 def _oversee(office):
+    with office.lock:
+        if office.thread is not threading.current_thread():
+            # The start was given up.
+            return
     office.last_words.begin()
     timeout, failed = None, False
     while True:
@@ -619,13 +694,18 @@ def _oversee(office):
             failed = False
             if timeout is False:
                 break
-        except Exception:
+        except BaseException:
             # Short of memory for a moment, say: without this thread everybody would wait for ever.
             if not failed:
                 _report()
             failed = True
             time.sleep(0.1)
             timeout = 0.1
+    if office.state == TERMINATED:
+        # Whoever terminated it may be at it still, or was interrupted.
+        office.terminate()
+    # From here on those who post see to it themselves.
+    office.over = True
     # What was done at the last moment.
     office.tell(office.crew.look(0)[1])
     util.debug("pool overseer exiting")

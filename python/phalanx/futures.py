@@ -96,6 +96,8 @@ class ProcessPoolExecutor(_StockExecutor):
         mro = type(self).__mro__
         if any(name in vars(cls) for cls in mro[: mro.index(ProcessPoolExecutor)] for name in _INNER):
             return
+        # Arguments are pickled under it, and a signal's handler may come at any time: both may submit, or shut it down.
+        self._shutdown_lock = threading.RLock()
         # Ours needs none of these.
         self._call_queue.close()
         self._result_queue.close()

@@ -6,6 +6,7 @@ callbacks. A worker that dies costs the task it ran, which fails with :class:`ph
 
 import _thread
 import collections
+import itertools
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from multiprocessing import pool as _stock
 from phalanx import _engine
 from phalanx._office import VALUE, Office, seconds
 from phalanx._progress import bar as _bar
+from phalanx.errors import PoolTerminatedError
 
 __all__ = ["ApplyResult", "AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult", "Pool", "ThreadPool"]
 
@@ -290,7 +292,8 @@ class Pool(_StockPool):
         if self._office is None:
             return _StockPool.close(self)
         util.debug("closing pool")
-        if self._state == RUN:
+        # Again after an interruption.
+        if self._state in (RUN, CLOSE):
             self._state = CLOSE
             for source in list(self._office.sources):
                 source.read_all()
@@ -313,6 +316,8 @@ class Pool(_StockPool):
             raise ValueError("Pool is still running")
         if self._state not in (CLOSE, TERMINATE):
             raise ValueError("In unknown state")
+        if self._state == CLOSE and self._office.in_callback():
+            raise RuntimeError("a callback cannot wait for its own pool: the workers go home after it")
         self._office.join()
         for worker in list(self._pool):
             worker.join()
@@ -327,7 +332,7 @@ class Pool(_StockPool):
 def _end(office):
     util.debug("finalizing pool")
     for source in list(office.sources):
-        source.drop()
+        source.drop(PoolTerminatedError("the pool was terminated before all items were read"))
     office.terminate()
     office.join()
 
@@ -337,6 +342,9 @@ def _end(office):
 
 class ApplyResult(_StockApplyResult):
     """The result of one call. ``await`` it, or :meth:`get` it."""
+
+    # The thread that runs the callback now.
+    _called_by = None
 
     def __init__(self, pool, callback=None, error_callback=None, *, office=None, lot=None, function=None, error=None):
         self._office = office
@@ -358,12 +366,14 @@ class ApplyResult(_StockApplyResult):
                 office.listen(lot, self._called)
 
     def _called(self):
+        self._called_by = threading.get_ident()
         try:
             self._settle()
             callback = self._callback if self._success else self._error_callback
             if callback is not None:
                 callback(self._value)
         finally:
+            self._called_by = None
             self._event.set()
             self._callback = self._error_callback = None
 
@@ -390,7 +400,8 @@ class ApplyResult(_StockApplyResult):
     def ready(self):
         """Tell whether the call is done."""
         if self._event is not None:
-            return self._event.is_set()
+            # Its own callback may ask.
+            return self._event.is_set() or (self._settled and self._called_by == threading.get_ident())
         lot = self._lot
         return lot is None or lot.done()
 
@@ -403,12 +414,16 @@ class ApplyResult(_StockApplyResult):
 
     def wait(self, timeout=None):
         """Wait until the call is done, for at most ``timeout`` seconds."""
-        if self._event is not None:
-            self._event.wait(timeout)
-            return
-        lot = self._lot
-        if lot is not None:
-            lot.wait(timeout)
+        event, office, lot = self._event, self._office, self._lot
+        if event is None:
+            if lot is not None:
+                lot.wait(timeout)
+        elif office is not None and lot is not None and office.in_callback() and not event.is_set():
+            # Within a callback of the pool's: ours would wait for that to return.
+            if lot.wait(timeout):
+                office.catch_up(lot)
+        elif not (self._settled and self._called_by == threading.get_ident()):
+            event.wait(timeout)
 
     def get(self, timeout=None):
         """Return the value, or raise what the call raised; ``TimeoutError`` if it is not there in time."""
@@ -553,6 +568,7 @@ class _Source:
         self.unbounded = False
         self.dropped = False
         self.lock = threading.Lock()
+        self.filling = threading.RLock()
         self.room = None
         office.sources.add(self)
         try:
@@ -565,7 +581,12 @@ class _Source:
         else:
             # It may block, or wait for a result of ours: not in the taker's thread.
             self.room = threading.Condition(self.lock)
-            threading.Thread(target=self.feed, name="PoolFeeder", daemon=True).start()
+            try:
+                threading.Thread(target=self.feed, name="PoolFeeder", daemon=True).start()
+            except BaseException:
+                self.dropped = True
+                office.sources.discard(self)
+                raise
 
     def more(self):
         """How many items to read now."""
@@ -588,7 +609,11 @@ class _Source:
                 batch.append(next(self.items))
         except StopIteration:
             self.finish_after = True
-        except Exception as error:
+        except BaseException as error:
+            if self.room is None and not isinstance(error, Exception):
+                # The taker is interrupted. What it did read comes first the next time.
+                self.items = itertools.chain(batch, self.items)
+                raise
             self.error = error
             self.finish_after = True
             # A chunk that is not whole is not begun.
@@ -606,6 +631,11 @@ class _Source:
             except Exception as error:
                 self.error = error
                 self.finish_after = True
+            except BaseException:
+                # Interrupted before anything was submitted: the next look begins with these items.
+                self.items = itertools.chain(batch, self.items)
+                self.finish_after = self.error is not None
+                raise
             else:
                 self.submitted += len(batch)
                 self.stream.push(lot)
@@ -620,13 +650,23 @@ class _Source:
         self.office.crew.ring()
 
     def fill(self):
-        while not self.over:
-            count = self.more()
-            if count <= 0:
-                return
-            self.step(count)
+        # A taker and whoever closes the pool: one reads on where the other stopped.
+        with self.filling:
+            while not self.over:
+                count = self.more()
+                if count <= 0:
+                    return
+                self.step(count)
 
     def feed(self):
+        try:
+            self.feed_on()
+        except BaseException as error:
+            # Nobody else would tell the taker.
+            self.error = error
+            self.finish()
+
+    def feed_on(self):
         while not self.over:
             with self.room:
                 count = self.more()
@@ -658,9 +698,14 @@ class _Source:
             with self.room:
                 self.room.notify()
 
-    def drop(self):
+    def drop(self, error=None):
+        """Read no more; ``error`` is for the taker, behind the results that are there."""
+        if not self.over and self.error is None:
+            self.error = error
         self.dropped = True
         if self.room is not None:
+            # The thread may be inside the user's iterator for ever.
+            self.stream.close()
             with self.room:
                 self.room.notify()
         elif not self.over:
@@ -707,7 +752,15 @@ class IMapIterator(_StockIMapIterator):
 
     def _more(self, timeout):
         self._started = True
-        with self._lock:
+        if timeout is None:
+            self._lock.acquire()
+        else:
+            # Another thread may be waiting in here for as long as it takes.
+            begun = time.monotonic()
+            if not self._lock.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX)):
+                raise TimeoutError
+            timeout -= time.monotonic() - begun
+        try:
             source = self._source
             if not self._items:
                 if source is None:
@@ -724,9 +777,12 @@ class IMapIterator(_StockIMapIterator):
                     if error is not None:
                         raise error
                     raise StopIteration
-                source.took(len(batch), starved)
+                # First: reading on may be interrupted.
                 self._items.extend(batch)
+                source.took(len(batch), starved)
             end, value = self._items.popleft()
+        finally:
+            self._lock.release()
         if end == VALUE:
             return value
         raise self._explain(end, value)

@@ -128,3 +128,50 @@ def test_a_worker_that_cannot_be_started_at_all_is_an_error_of_each_submit():
                 executor.submit(square, 2)
         with pytest.raises(TypeError, match="pickle"):
             list(executor.map(square, [2]))
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_forked_child_shuts_nothing_down_in_its_parent(started):
+    executor = ProcessPoolExecutor(1, phalanx.get_context("forkserver"))
+    if started:
+        assert executor.submit(square, 2).result() == 4
+    child = os.fork()
+    if child == 0:
+        executor.shutdown()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    with executor:
+        assert executor.submit(square, 3).result() == 9
+
+
+class Submits:
+    """An argument that is worked out by another call when it is sent."""
+
+    executor = None
+
+    def __reduce__(self):
+        return int, (self.executor.submit(square, 3).result(),)
+
+
+def test_an_argument_may_submit_while_it_is_sent():
+    with ProcessPoolExecutor(2, phalanx.get_context("forkserver")) as executor:
+        Submits.executor = executor
+        assert executor.submit(square, Submits()).result() == 81
+
+
+def test_a_signals_handler_shuts_an_executor_down_at_any_time():
+    class Interrupts:
+        def __reduce__(self):
+            signal.raise_signal(signal.SIGUSR1)
+            return int, (3,)
+
+    executor = ProcessPoolExecutor(1, phalanx.get_context("forkserver"))
+    first = executor.submit(square, 2)
+    before = signal.signal(signal.SIGUSR1, lambda *_: executor.shutdown(wait=False))
+    try:
+        with pytest.raises((RuntimeError, BrokenProcessPool)):
+            executor.submit(square, Interrupts()).result()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    executor.shutdown()
+    assert first.result() == 4

@@ -689,3 +689,254 @@ def test_a_pool_over_processes_of_another_kind_takes_back_those_it_started():
     with pytest.raises(OSError, match="no more actors"):
         pool.Pool(5, context=Stage())
     assert [one.state for one in made] == ["stopped", "stopped", None]
+
+
+# ---- whoever waits is told: errors in the pool's own threads, calls from callbacks, interruptions between two steps ----
+
+
+def test_a_hook_that_raises_keeps_no_callback_from_being_called(monkeypatch):
+    def hook(args):
+        raise BrokenPipeError("nobody reads stderr")
+
+    def fail(value):
+        raise ValueError(value)
+
+    monkeypatch.setattr(threading, "excepthook", hook)
+    with pool.Pool(1) as workers:
+        results = [workers.apply_async(square, (x,), callback=fail if x % 3 == 0 else str) for x in range(12)]
+        for result in results:
+            result.wait()
+        assert [result.get() for result in results] == [x * x for x in range(12)]
+
+
+def test_results_with_callbacks_end_with_a_pool_that_is_terminated():
+    for _ in range(5):
+        heard = []
+        workers = pool.Pool(2)
+        results = [workers.apply_async(nap, (60,), callback=heard.append, error_callback=heard.append) for _ in range(4)]
+        workers.terminate()
+        for result in results:
+            with pytest.raises(PoolTerminatedError):
+                result.get()
+        workers.join()
+        assert len(heard) == 4
+
+
+def test_a_result_that_is_listened_to_when_the_overseer_is_gone():
+    workers = pool.Pool(1)
+    office = workers._office
+    lot = office.apply(square, (2,), {}, workers._options())
+    workers.close()
+    workers.join()
+    heard = []
+    result = pool.ApplyResult(workers, heard.append, office=office, lot=lot, function=square)
+    assert result.get() == 4
+    assert heard == [4]
+
+
+def test_a_callback_waits_for_other_results_and_its_own():
+    workers = pool.Pool(1)
+    seen = []
+
+    def called(value):
+        seen.append(workers.apply_async(square, (4,), callback=seen.append).get())
+        seen.append(workers.map_async(square, [1, 2], callback=seen.append).get())
+        seen.append(result.get())
+
+    result = workers.apply_async(square, (3,), callback=called)
+    assert result.get() == 9
+    assert seen == [16, 16, [1, 4], [1, 4], 9]
+    workers.close()
+    workers.join()
+
+
+def test_a_callback_cannot_join_its_pool():
+    workers = pool.Pool(1)
+    seen = []
+
+    def called(value):
+        workers.close()
+        try:
+            workers.join()
+        except RuntimeError as error:
+            seen.append(error)
+
+    assert workers.apply_async(square, (3,), callback=called).get() == 9
+    workers.join()
+    assert len(seen) == 1
+
+
+def test_a_lazy_map_without_a_thread_to_read_with_keeps_nobody_waiting(monkeypatch):
+    workers = pool.Pool(1)
+    start = threading.Thread.start
+
+    def refuse(self):
+        if self.name == "PoolFeeder":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        workers.imap(square, (x for x in range(3)))
+    workers.close()
+    workers.join()
+
+
+def test_whatever_the_items_raise_is_raised_to_the_taker():
+    def items():
+        yield 2
+        raise SystemExit(3)
+
+    with pool.Pool(1) as workers:
+        values = workers.imap(square, items())
+        assert next(values) == 4
+        with pytest.raises(SystemExit):
+            next(values)
+        workers.close()
+        workers.join()
+
+
+def test_a_pool_is_terminated_while_its_items_block():
+    release = threading.Event()
+
+    def items():
+        yield 2
+        release.wait()
+
+    workers = pool.Pool(1)
+    values = workers.imap(square, items())
+    assert next(values) == 4
+    workers.terminate()
+    try:
+        with pytest.raises(PoolTerminatedError):
+            next(values)
+        workers.join()
+    finally:
+        release.set()
+
+
+def test_two_threads_take_from_one_lazy_map_each_with_its_time_out():
+    with pool.Pool(1) as workers:
+        values = workers.imap(nap, [60])
+        other = threading.Thread(target=lambda: pytest.raises(PoolTerminatedError, next, values))
+        other.start()
+        while not values._lock.locked():
+            time.sleep(0.01)
+        with pytest.raises(get_context().TimeoutError):
+            values.next(0.1)
+        workers.terminate()
+        other.join()
+
+
+class InterruptOnce:
+    """An item that is interrupted when it is sent first."""
+
+    def __init__(self):
+        self.sent = 0
+
+    def __reduce__(self):
+        self.sent += 1
+        if self.sent == 1:
+            raise KeyboardInterrupt
+        return int, (7,)
+
+
+def test_a_taker_that_is_interrupted_loses_no_result_it_was_given():
+    with pool.Pool(1) as workers:
+        values = workers.imap(int, [0, 1, 2, InterruptOnce(), 4], buffersize=2)
+        got, interrupted = [], 0
+        while True:
+            try:
+                got.append(next(values))
+            except KeyboardInterrupt:
+                interrupted += 1
+            except StopIteration:
+                break
+        assert interrupted == 1
+        assert got == [0, 1, 2, 7, 4]
+
+
+def test_close_goes_on_after_an_interruption():
+    workers = pool.Pool(1)
+    values = workers.imap(int, [0, 1, InterruptOnce(), 3], buffersize=1)
+    with pytest.raises(KeyboardInterrupt):
+        workers.close()
+    workers.close()
+    workers.join()
+    assert list(values) == [0, 1, 7, 3]
+
+
+class Unspeakable(Exception):
+    """An exception that ends whoever shows or sends it."""
+
+    def __str__(self):
+        raise SystemExit("not to be shown")
+
+    def __reduce__(self):
+        raise KeyboardInterrupt
+
+
+class Unsendable:
+    def __reduce__(self):
+        raise ValueError("not to be sent")
+
+    def __repr__(self):
+        raise SystemExit("not to be shown")
+
+
+def raise_unspeakable(x):
+    raise Unspeakable
+
+
+def make_unsendable(x):
+    return Unsendable()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("function", [raise_unspeakable, make_unsendable])
+def test_what_cannot_be_told_is_an_error_all_the_same(function, threads):
+    with pool.Pool(1, threads_per_worker=threads) as workers:
+        results = [workers.apply_async(function, (x,)) for x in range(6)]
+        for result in results:
+            result.wait()
+            assert not result.successful()
+        assert workers.apply(square, (3,)) == 9
+
+
+def refuse_threads():
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    threading.Thread.start = refuse
+
+
+def test_a_worker_that_gets_no_threads_is_not_started_for_ever():
+    with pool.Pool(1, refuse_threads, threads_per_worker=3) as workers:
+        with pytest.raises(RuntimeError, match="in a row"):
+            workers.apply_async(square, (2,)).get()
+
+
+def test_a_start_that_is_interrupted_leaves_no_worker(monkeypatch):
+    from phalanx import _engine
+
+    before = set(get_context().active_children())
+    crew = _engine.Crew
+
+    class Interrupted:
+        def __init__(self, *args):
+            self.crew = crew(*args)
+            self.hires = 0
+
+        def __getattr__(self, name):
+            return getattr(self.crew, name)
+
+        def hired(self, number, pid):
+            self.hires += 1
+            if self.hires == 2:
+                raise KeyboardInterrupt
+            self.crew.hired(number, pid)
+
+    monkeypatch.setattr(_engine, "Crew", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.Pool(3)
+    assert not set(get_context().active_children()) - before
