@@ -21,7 +21,7 @@ import sys
 if folder not in sys.path:
     sys.path.append(folder)
 from phalanx._start import arrive
-arrive(arena.detach(), line.detach(), slot, identity, installed)
+arrive(arena, line, slot, identity, installed)
 """
 
 # Where the place of a process under way is noted, on its Popen object.
@@ -42,8 +42,8 @@ class Passport:
         ward = _engine.Ward()
         arena, line, slot, identity = ward.orders()
         names = {
-            "arena": popen.DupFd(popen.duplicate_for_child(arena)),
-            "line": popen.DupFd(popen.duplicate_for_child(line)),
+            "arena": _passed(popen, arena),
+            "line": _passed(popen, line),
             "folder": _FOLDER,
             "slot": slot,
             "identity": identity,
@@ -53,13 +53,21 @@ class Passport:
         return exec, (_ARRIVE, names)
 
 
-def arrive(arena: int, line: int, slot: int, identity: int, installed: bool) -> None:
+def _passed(popen, fd):
+    """Pass a descriptor on: its number in the child where that is known, else what has it there."""
+    fd = popen.duplicate_for_child(fd)
+    # Anything but a number makes the child import the starter's side.
+    return fd if popen.method == "spawn" else popen.DupFd(fd)
+
+
+def arrive(arena, line, slot: int, identity: int, installed: bool) -> None:
     """Take this process's place in the tree: the first thing that happens in a child."""
     from phalanx import _install
 
+    arena, line = (fd if isinstance(fd, int) else fd.detach() for fd in (arena, line))
     _engine.enter(arena, line, slot, identity)
     if installed:
-        _install.install()
+        _install.install_with()
     else:
         # A warm server may have it although the starter has not, or not any more.
         _install.uninstall()

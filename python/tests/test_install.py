@@ -49,3 +49,28 @@ def test_a_module_of_ours_may_be_the_first_one_imported():
     for first in ("phalanx._office", "phalanx.futures", "phalanx.connection", "phalanx.managers"):
         code = f"import phalanx as p; p.install(); import {first}; import multiprocessing.pool as m; print(m.Pool.__module__)"
         assert run(code) == "phalanx.pool\n"
+
+
+def test_locks_are_replaced_when_somebody_imports_them():
+    code = (
+        "import sys, threading, phalanx as p\n"
+        "stock = threading.Barrier\n"
+        "p.install(); print('multiprocessing.synchronize' in sys.modules)\n"
+        "import _multiprocessing; print(_multiprocessing.SemLock.__module__)\n"
+        "import multiprocessing.synchronize as s; print(s.Lock.__module__, threading.Barrier is stock)\n"
+        "p.uninstall(); print(s.Lock.__module__, s.Barrier.__base__ is stock, threading.Barrier is stock)"
+    )
+    assert run(code) == (
+        "False\nphalanx._engine\nphalanx.synchronize False\nmultiprocessing.synchronize True True\n"
+    )
+
+
+def test_tempfile_is_imported_when_it_is_used():
+    code = (
+        "import sys, phalanx as p\n"
+        "p.install(); import multiprocessing as m, multiprocessing.connection as c\n"
+        "m.Lock(); m.Queue(); print('tempfile' in sys.modules)\n"
+        "print(c.arbitrary_address('AF_UNIX')[:1], 'tempfile' in sys.modules)\n"
+        "import multiprocessing.synchronize as s, tempfile; print(len(s.SemLock._make_name()) > 8, tempfile.gettempdir()[:1])\n"
+    )
+    assert run(code) == "False\n/ True\nTrue /\n"
