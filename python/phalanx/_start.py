@@ -125,6 +125,9 @@ class Placed:
                 super().wait(now[1])
 
     def poll(self, flag=os.WNOHANG):
+        if flag == 0 and self.returncode is None:
+            # The engine's thread sleeps on, and what the process held is free again as soon as it has ended.
+            _engine.await_ward(self.pid)
         code = super().poll(flag)
         if code is not None and not self._phalanx_swept:
             self._phalanx_swept = True
