@@ -10,7 +10,7 @@ import sys
 import threading
 
 from phalanx import _engine
-from phalanx._stock import PATCHERS, LaterTempfile
+from phalanx._stock import PATCHERS, later
 
 # Ours, and the stock module it is about: replaced there now if that is imported, else as soon as it is. In this order:
 # parents before those who derive from them.
@@ -155,9 +155,6 @@ class _bases:
             setattr(holder, attribute, ours)
 
 
-_later = LaterTempfile()
-
-
 class _Loader:
     """Loads a module as its own loader does, and puts ours in place at the end."""
 
@@ -174,7 +171,7 @@ class _Loader:
         module.__spec__.loader = module.__loader__ = self._loader
         _inside.depth += 1
         try:
-            with _bases(module.__name__), _later:
+            with _bases(module.__name__), later:
                 self._loader.exec_module(module)
         finally:
             _inside.depth -= 1

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 import types
 from multiprocessing import pool as _stock
 from multiprocessing import process, reduction, util
@@ -91,6 +90,8 @@ def dump_function(function):
 
 def dump_failure(error, unsendable, wrap):
     """Make the bytes of a task's exception."""
+    import traceback
+
     if unsendable is not None and wrap != 2:
         error = _stock.MaybeEncodingError(error, unsendable)
     elif not isinstance(error, Exception) and wrap != 2:

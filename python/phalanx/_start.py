@@ -9,9 +9,12 @@ import os
 import signal
 import sys
 import time
-from multiprocessing import context, process, util
 
 from phalanx import _engine, _imports  # noqa: F401 - forks' children give up halves of imports
+from phalanx._stock import later
+
+with later:
+    from multiprocessing import context, process, util
 
 # The folder this package lies in; a child may unpickle its first object before it knows the parent's ``sys.path``.
 _FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

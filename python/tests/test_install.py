@@ -65,12 +65,27 @@ def test_locks_are_replaced_when_somebody_imports_them():
     )
 
 
-def test_tempfile_is_imported_when_it_is_used():
+def test_what_is_hardly_used_is_imported_when_it_is():
     code = (
         "import sys, phalanx as p\n"
-        "p.install(); import multiprocessing as m, multiprocessing.connection as c\n"
-        "m.Lock(); m.Queue(); print('tempfile' in sys.modules)\n"
-        "print(c.arbitrary_address('AF_UNIX')[:1], 'tempfile' in sys.modules)\n"
+        "def there(): return [name for name in ('tempfile', 'traceback', 'subprocess') if name in sys.modules]\n"
+        "p.install(); import multiprocessing as m, multiprocessing.connection as c, multiprocessing.pool as pool\n"
+        "m.Lock(); m.Queue(); print(there())\n"
+        "print(c.arbitrary_address('AF_UNIX')[:1], there())\n"
         "import multiprocessing.synchronize as s, tempfile; print(len(s.SemLock._make_name()) > 8, tempfile.gettempdir()[:1])\n"
+        "print(pool.traceback.format_exception_only(ValueError, ValueError(1)), there())\n"
+        "import traceback; pool.traceback.mine = 1; print(traceback.mine)\n"
+        "import multiprocessing.util as u; print(type(u._args_from_interpreter_flags()), there())\n"
     )
-    assert run(code) == "False\n/ True\nTrue /\n"
+    assert run(code) == (
+        "[]\n/ ['tempfile']\nTrue /\n['ValueError: 1\\n'] ['tempfile', 'traceback']\n1\n"
+        "<class 'list'> ['tempfile', 'traceback', 'subprocess']\n"
+    )
+
+
+def test_a_module_that_was_imported_before_is_the_one_in_use():
+    code = (
+        "import tempfile, phalanx as p; p.install()\n"
+        "import multiprocessing.connection as c, sys; print(c.tempfile is tempfile, sys.modules['tempfile'] is tempfile)"
+    )
+    assert run(code) == "True True\n"
