@@ -276,12 +276,13 @@ class Office:
         return name
 
     def apply(self, function, args, kwds, options):
-        self.check()
+        if self.broken is not None:
+            raise self.broken
         name = self.function(function)
         try:
             return self.crew.apply(name, args, kwds, options)
         except Exception as error:
-            # It may have broken since the check above.
+            # It may have broken, and nobody has heard of it yet.
             self.check()
             if self.state != OPEN:
                 raise
