@@ -8,13 +8,20 @@ is sent the error in place of a process id.
 
 import errno
 import gc
+import importlib
 import os
 import socket
 import sys
 import threading
-from multiprocessing import connection, forkserver, process, resource_tracker, spawn, util
 
 from phalanx import _engine
+from phalanx._stock import later
+
+with later:
+    from multiprocessing import connection, forkserver, process, resource_tracker, spawn, util
+
+# What each worker of a pool runs.
+_OFFICE = "phalanx._office"
 
 # What of the preparation data the server needs to import the main module as its children would.
 _MAIN_KEYS = ("sys_path", "sys_argv", "dir", "orig_dir", "init_main_from_name", "init_main_from_path")
@@ -59,7 +66,7 @@ class ForkServer(forkserver.ForkServer):
                 f"import sys; sys.path[:] = {[*data['sys_path'], _FOLDER]!r}; "
                 "from phalanx._forkserver import main; "
                 f"main({listener.fileno()}, {alive_r}, {self._preload_modules!r}, {main!r}, {orders!r}, "
-                f"{_install.installed()!r})"
+                f"{_install.installed()!r}, {_OFFICE in sys.modules!r})"
             )
             executable = spawn.get_executable()
             args = [executable, *util._args_from_interpreter_flags(), "-c", command]
@@ -84,7 +91,7 @@ def warm() -> None:
         forkserver.ensure_running = server.ensure_running
 
 
-def main(listener_fd, alive_r, preload, main_data, orders, installed):
+def main(listener_fd, alive_r, preload, main_data, orders, installed, for_pools):
     """Run the server."""
     from phalanx import _install
 
@@ -100,6 +107,8 @@ def main(listener_fd, alive_r, preload, main_data, orders, installed):
     import multiprocessing.queues
     import multiprocessing.synchronize  # noqa: F401
 
+    if for_pools:
+        importlib.import_module(_OFFICE)
     if "__main__" in preload and not _import_main(main_data):
         _serve_cold(listener_fd, alive_r, preload)
     forkserver.os = _Os()

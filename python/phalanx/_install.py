@@ -13,7 +13,7 @@ import threading
 import types
 
 from phalanx import _engine
-from phalanx._stock import PATCHERS
+from phalanx._stock import PATCHERS, later
 
 # Ours, and the stock module it is about: replaced there now if that is imported, else as soon as it is. In this order:
 # parents before those who derive from them.
@@ -21,6 +21,7 @@ _MODULES: dict[str, str] = {
     "phalanx.futures": "concurrent.futures.process",
     "phalanx.threading": "threading",
     "phalanx.queue": "queue",
+    "phalanx._semlock": "_multiprocessing",
     "phalanx.synchronize": "multiprocessing.synchronize",
     "phalanx.queues": "multiprocessing.queues",
     "phalanx.sharedctypes": "multiprocessing.sharedctypes",
@@ -29,10 +30,9 @@ _MODULES: dict[str, str] = {
     "phalanx.pool": "multiprocessing.pool",
     "phalanx.managers": "multiprocessing.managers",
 }
-# Imported at once: what they replace is in use before anybody imports the module they are about; or a second copy of that
-# module may be the first to be imported (`import_fresh_module("queue")`), and the first copy is the one that counts.
-# The stock `multiprocessing.synchronize` first: its barrier derives from that of the stock `threading`.
-_AT_ONCE = ("phalanx.synchronize", "phalanx.threading", "phalanx.queue")
+# Imported at once by a program: a second copy of the module they are about may be the first to be imported
+# (`import_fresh_module("queue")`), and the first copy is the one that counts. A child does without, and starts sooner.
+_AT_ONCE = ("phalanx.threading", "phalanx.queue")
 
 _lock = threading.RLock()
 _ABSENT = object()
@@ -52,6 +52,11 @@ def install() -> None:
 
     A second call does nothing. Objects made before stay as they are and work beside the new ones.
     """
+    install_with(_AT_ONCE)
+
+
+def install_with(at_once: tuple[str, ...] = ()) -> None:
+    """As :func:`install`; what is not imported yet is replaced as it is imported, but for the modules named."""
     global _installed
     with _lock:
         if _installed:
@@ -60,7 +65,7 @@ def install() -> None:
         try:
             _pending.update(_MODULES)
             sys.meta_path.insert(0, _finder)
-            for name in _AT_ONCE:
+            for name in at_once:
                 importlib.import_module(name)
             _catch_up()
         except BaseException:
@@ -136,6 +141,23 @@ class _Inside(threading.local):
 _inside = _Inside()
 
 
+class _bases:
+    """While a stock module is imported that derives from another one's class: the stock class, not ours."""
+
+    def __init__(self, name):
+        wanted = (threading, "Barrier") if name == "multiprocessing.synchronize" else None
+        self._swaps = [one for one in _saved if one[:2] == wanted]
+
+    def __enter__(self):
+        self._ours = [getattr(holder, attribute) for holder, attribute, _ in self._swaps]
+        for holder, attribute, before in self._swaps:
+            setattr(holder, attribute, before)
+
+    def __exit__(self, *_):
+        for (holder, attribute, _), ours in zip(self._swaps, self._ours):
+            setattr(holder, attribute, ours)
+
+
 class _Loader:
     """Loads a module as its own loader does, and puts ours in place at the end."""
 
@@ -152,7 +174,8 @@ class _Loader:
         module.__spec__.loader = module.__loader__ = self._loader
         _inside.depth += 1
         try:
-            self._loader.exec_module(module)
+            with _bases(module.__name__), later:
+                self._loader.exec_module(module)
         finally:
             _inside.depth -= 1
         _done.add(module.__name__)

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 import types
 from multiprocessing import pool as _stock
 from multiprocessing import process, reduction, util
@@ -91,6 +90,8 @@ def dump_function(function):
 
 def dump_failure(error, unsendable, wrap):
     """Make the bytes of a task's exception."""
+    import traceback
+
     if unsendable is not None and wrap != 2:
         error = _stock.MaybeEncodingError(error, unsendable)
     elif not isinstance(error, Exception) and wrap != 2:
@@ -299,12 +300,13 @@ class Office:
         return name
 
     def apply(self, function, args, kwds, options):
-        self.check()
+        if self.broken is not None:
+            raise self.broken
         name = self.function(function)
         try:
             return self.crew.apply(name, args, kwds, options)
         except Exception as error:
-            # It may have broken since the check above.
+            # It may have broken, and nobody has heard of it yet.
             self.check()
             if self.state != OPEN:
                 raise

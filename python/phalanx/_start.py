@@ -9,9 +9,12 @@ import os
 import signal
 import sys
 import time
-from multiprocessing import context, process, util
 
 from phalanx import _engine, _imports  # noqa: F401 - forks' children give up halves of imports
+from phalanx._stock import later
+
+with later:
+    from multiprocessing import context, process, util
 
 # The folder this package lies in; a child may unpickle its first object before it knows the parent's ``sys.path``.
 _FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -21,7 +24,7 @@ import sys
 if folder not in sys.path:
     sys.path.append(folder)
 from phalanx._start import arrive
-arrive(arena.detach(), line.detach(), slot, identity, installed)
+arrive(arena, line, slot, identity, installed)
 """
 
 # Where the place of a process under way is noted, on its Popen object.
@@ -42,8 +45,8 @@ class Passport:
         ward = _engine.Ward()
         arena, line, slot, identity = ward.orders()
         names = {
-            "arena": popen.DupFd(popen.duplicate_for_child(arena)),
-            "line": popen.DupFd(popen.duplicate_for_child(line)),
+            "arena": _passed(popen, arena),
+            "line": _passed(popen, line),
             "folder": _FOLDER,
             "slot": slot,
             "identity": identity,
@@ -53,13 +56,21 @@ class Passport:
         return exec, (_ARRIVE, names)
 
 
-def arrive(arena: int, line: int, slot: int, identity: int, installed: bool) -> None:
+def _passed(popen, fd):
+    """Pass a descriptor on: its number in the child where that is known, else what has it there."""
+    fd = popen.duplicate_for_child(fd)
+    # Anything but a number makes the child import the starter's side.
+    return fd if popen.method == "spawn" else popen.DupFd(fd)
+
+
+def arrive(arena, line, slot: int, identity: int, installed: bool) -> None:
     """Take this process's place in the tree: the first thing that happens in a child."""
     from phalanx import _install
 
+    arena, line = (fd if isinstance(fd, int) else fd.detach() for fd in (arena, line))
     _engine.enter(arena, line, slot, identity)
     if installed:
-        _install.install()
+        _install.install_with()
     else:
         # A warm server may have it although the starter has not, or not any more.
         _install.uninstall()
@@ -117,6 +128,9 @@ class Placed:
                 super().wait(now[1])
 
     def poll(self, flag=os.WNOHANG):
+        if flag == 0 and self.returncode is None:
+            # The engine's thread sleeps on, and what the process held is free again as soon as it has ended.
+            _engine.await_ward(self.pid)
         code = super().poll(flag)
         if code is not None and not self._phalanx_swept:
             self._phalanx_swept = True

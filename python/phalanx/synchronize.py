@@ -4,17 +4,17 @@ They live in the arena of the process tree. Each can be pickled at any time; eac
 """
 
 import sys
-import tempfile
 import threading
 import time
 
-import _multiprocessing
 from multiprocessing import process
 from multiprocessing import synchronize as _stock
 
 from phalanx import _engine
+from phalanx import _semlock  # noqa: F401  the engine must know the stock type
 from phalanx import threading as _threads
 from phalanx._engine import OwnerDiedWarning
+from phalanx._stock import Names
 
 __all__ = [
     "Lock",
@@ -31,15 +31,12 @@ RECURSIVE_MUTEX, SEMAPHORE = range(2)
 SEM_VALUE_MAX = _engine.SemLock.SEM_VALUE_MAX
 
 _StockSemLock = _stock.SemLock
-_stock_semlock = getattr(_multiprocessing, "SemLock", None)
-if _stock_semlock is not None and not issubclass(_stock_semlock, _engine.SemLock):
-    _engine._set_stock_semlock(_stock_semlock)
 
 
 class SemLock(_engine.SemLock):
     """What locks and semaphores have in common. ``name`` is for reports."""
 
-    _rand = tempfile._RandomNameSequence()
+    _rand = Names()
 
     def __init__(self, kind, value, maxvalue, *, ctx=None, name=None):
         if isinstance(self, SemLock):
@@ -242,7 +239,6 @@ def _owner(lock):
 
 
 PATCHES = [
-    ("_multiprocessing", "SemLock", _engine.SemLock),
     ("multiprocessing.synchronize", "SEM_VALUE_MAX", SEM_VALUE_MAX),
     ("multiprocessing.synchronize", "SemLock", SemLock),
     ("multiprocessing.synchronize", "Semaphore", Semaphore),

@@ -49,3 +49,43 @@ def test_a_module_of_ours_may_be_the_first_one_imported():
     for first in ("phalanx._office", "phalanx.futures", "phalanx.connection", "phalanx.managers"):
         code = f"import phalanx as p; p.install(); import {first}; import multiprocessing.pool as m; print(m.Pool.__module__)"
         assert run(code) == "phalanx.pool\n"
+
+
+def test_locks_are_replaced_when_somebody_imports_them():
+    code = (
+        "import sys, threading, phalanx as p\n"
+        "stock = threading.Barrier\n"
+        "p.install(); print('multiprocessing.synchronize' in sys.modules)\n"
+        "import _multiprocessing; print(_multiprocessing.SemLock.__module__)\n"
+        "import multiprocessing.synchronize as s; print(s.Lock.__module__, threading.Barrier is stock)\n"
+        "p.uninstall(); print(s.Lock.__module__, s.Barrier.__base__ is stock, threading.Barrier is stock)"
+    )
+    assert run(code) == (
+        "False\nphalanx._engine\nphalanx.synchronize False\nmultiprocessing.synchronize True True\n"
+    )
+
+
+def test_what_is_hardly_used_is_imported_when_it_is():
+    code = (
+        "import sys, phalanx as p\n"
+        "def there(): return [name for name in ('tempfile', 'traceback', 'subprocess') if name in sys.modules]\n"
+        "p.install(); import multiprocessing as m, multiprocessing.connection as c, multiprocessing.pool as pool\n"
+        "m.Lock(); m.Queue(); print(there())\n"
+        "print(c.arbitrary_address('AF_UNIX')[:1], there())\n"
+        "import multiprocessing.synchronize as s, tempfile; print(len(s.SemLock._make_name()) > 8, tempfile.gettempdir()[:1])\n"
+        "print(pool.traceback.format_exception_only(ValueError, ValueError(1)), there())\n"
+        "import traceback; pool.traceback.mine = 1; print(traceback.mine)\n"
+        "import multiprocessing.util as u; print(type(u._args_from_interpreter_flags()), there())\n"
+    )
+    assert run(code) == (
+        "[]\n/ ['tempfile']\nTrue /\n['ValueError: 1\\n'] ['tempfile', 'traceback']\n1\n"
+        "<class 'list'> ['tempfile', 'traceback', 'subprocess']\n"
+    )
+
+
+def test_a_module_that_was_imported_before_is_the_one_in_use():
+    code = (
+        "import tempfile, phalanx as p; p.install()\n"
+        "import multiprocessing.connection as c, sys; print(c.tempfile is tempfile, sys.modules['tempfile'] is tempfile)"
+    )
+    assert run(code) == "True True\n"

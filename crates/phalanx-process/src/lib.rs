@@ -31,7 +31,7 @@ pub use phalanx_thread::panics::PanicReport;
 pub use process::{ActiveChild, Builder, Process, StartMethod, active_children};
 pub use task::{Payload, Task, TaskError, TaskFn, TaskRef, Trampoline, key_of};
 pub use ward::{
-    Ward, after_fork, before_fork, enter as enter_as_ward,
+    Ward, after_fork, await_ward, before_fork, enter as enter_as_ward,
     enter_by_number as enter_as_ward_by_number, resume as resume_after_fork, serve_forks,
     ward_descriptor, ward_ended,
 };

@@ -15,6 +15,7 @@
 //! its broken tie; it is adopted so that its things are given back too, and its own children are adopted in turn.
 
 use std::collections::HashMap;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -24,7 +25,7 @@ use phalanx_prim::global::{AtomicBool, AtomicU32, Ordering};
 use phalanx_shm::{AllocError, Arena, ExitRecord, ProcessInfo, Ticket, session_if_any};
 use phalanx_sys::clock::Deadline;
 use phalanx_sys::event::{Epoll, EventFd};
-use phalanx_sys::pidfd::{ExitStatus, PidFd};
+use phalanx_sys::pidfd::{ExitStatus, PidFd, Polled};
 use phalanx_sys::{ids, process, signal};
 
 use crate::child::Child;
@@ -45,7 +46,8 @@ const PROMISE: Duration = Duration::from_secs(30);
 /// A child that somebody else starts and collects.
 #[derive(Debug)]
 struct Ward {
-    pidfd: PidFd,
+    /// Shared with the threads that wait for it.
+    pidfd: Arc<PidFd>,
     pid: u32,
     ticket: Ticket,
 }
@@ -90,8 +92,10 @@ fn reaper() -> MutexGuard<'static, Option<Reaper>> {
         .is_some_and(|reaper| reaper.pid != ids::pid())
     {
         // We are a forked child: these children are our parent's, and so is the thread. Letting go of the copies would
-        // close the parent's ends of their ties in us, which is what we want.
-        *guard = None;
+        // close the parent's ends of their ties in us, which is what we want. Not so the thread: its handle may name one
+        // that this process has made since, on the same stack.
+        let thread = guard.take().and_then(|reaper| reaper.thread);
+        let _ = ManuallyDrop::new(thread);
     }
     guard
 }
@@ -275,7 +279,11 @@ pub(crate) fn add_ward(pid: u32, ticket: Ticket) -> std::io::Result<()> {
 
 fn try_add_ward(pid: u32, ticket: Ticket) -> std::io::Result<()> {
     let ward = match PidFd::open(pid) {
-        Ok(pidfd) => Ward { pidfd, pid, ticket },
+        Ok(pidfd) => Ward {
+            pidfd: Arc::new(pidfd),
+            pid,
+            ticket,
+        },
         Err(error) if error.raw_os_error() == Some(3) => {
             // Collected already, by somebody who ignores SIGCHLD for instance.
             end_ward(pid, ticket, ExitStatus::Unknown);
@@ -288,23 +296,63 @@ fn try_add_ward(pid: u32, ticket: Ticket) -> std::io::Result<()> {
         return Ok(());
     };
     let key = WARD | reaper.number();
-    reaper.epoll.add(&ward.pidfd, key)?;
+    reaper.epoll.add(&*ward.pidfd, key)?;
     reaper.wards.insert(key, ward);
     Ok(())
 }
 
 /// Sweeps after a ward whose end its owner has seen. One that the thread has swept already is none any more.
 pub(crate) fn ward_ended(pid: u32, status: ExitStatus) {
-    let ward = reaper().as_mut().and_then(|reaper| {
+    let key = reaper().as_ref().and_then(|reaper| {
         let found = reaper.wards.iter().find(|(_, ward)| ward.pid == pid);
-        let key = found.map(|(key, _)| *key)?;
+        found.map(|(key, _)| *key)
+    });
+    if let Some(key) = key {
+        settle_ward(key, |_| status);
+    }
+}
+
+/// Sweeps after a ward that has ended, unless somebody else has it in hand.
+fn settle_ward(key: u64, status: impl FnOnce(&PidFd) -> ExitStatus) {
+    let ward = reaper().as_mut().and_then(|reaper| {
         let ward = reaper.wards.remove(&key)?;
-        reaper.epoll.remove(&ward.pidfd);
+        reaper.epoll.remove(&*ward.pidfd);
         Some(ward)
     });
     if let Some(ward) = ward {
-        end_ward(pid, ward.ticket, status);
+        end_ward(ward.pid, ward.ticket, status(&ward.pidfd));
     }
+}
+
+fn seen(pidfd: &PidFd) -> ExitStatus {
+    let status = pidfd.peek_exit().ok().flatten();
+    status.unwrap_or(ExitStatus::Unknown)
+}
+
+/// Blocks until a ward has ended and sweeps after it, or until a signal comes: `false`, and it may not have ended.
+///
+/// Meanwhile its end is this thread's to notice, and the engine's is not woken for it.
+pub(crate) fn await_ward(pid: u32) -> bool {
+    let found = reaper().as_ref().and_then(|reaper| {
+        let (key, ward) = reaper.wards.iter().find(|(_, ward)| ward.pid == pid)?;
+        reaper.epoll.remove(&*ward.pidfd);
+        Some((*key, Arc::clone(&ward.pidfd)))
+    });
+    // Swept already, or never ours.
+    let Some((key, pidfd)) = found else {
+        return true;
+    };
+    if pidfd.poll(None) == Polled::Ready {
+        settle_ward(key, seen);
+        return true;
+    }
+    if let Some(reaper) = reaper().as_mut()
+        && reaper.wards.contains_key(&key)
+    {
+        // It was watched before, so there is room for it; another thread that waits may have put it back.
+        let _ = reaper.epoll.add(&*pidfd, key);
+    }
+    false
 }
 
 /// Returns a descriptor that is readable once the ward has ended; `None` if it has, and was swept.
@@ -595,15 +643,7 @@ fn handle(key: u64) {
         return;
     }
     if key & WARD != 0 {
-        let ward = reaper().as_mut().and_then(|reaper| {
-            let ward = reaper.wards.remove(&key)?;
-            reaper.epoll.remove(&ward.pidfd);
-            Some(ward)
-        });
-        if let Some(ward) = ward {
-            let status = ward.pidfd.peek_exit().ok().flatten();
-            end_ward(ward.pid, ward.ticket, status.unwrap_or(ExitStatus::Unknown));
-        }
+        settle_ward(key, seen);
         return;
     }
     if key & ORPHAN != 0 {

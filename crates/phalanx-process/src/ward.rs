@@ -148,6 +148,12 @@ pub fn ward_ended(pid: u32, status: ExitStatus) {
     reaper::ward_ended(pid, status);
 }
 
+/// Blocks until the ward with this id has ended, and sweeps after it; the caller collects it. `false` when a signal came: the
+/// caller lets its handlers run and calls again. One that was swept already, or is no ward of this process, is not waited for.
+pub fn await_ward(pid: u32) -> bool {
+    reaper::await_ward(pid)
+}
+
 /// Returns a descriptor that is readable once the ward with this id has ended; `None` if it has ended and was swept.
 ///
 /// For a library that has lost the process by which it would have heard of the end.
@@ -159,16 +165,20 @@ pub fn ward_descriptor(pid: u32) -> io::Result<Option<OwnedFd>> {
     reaper::ward_descriptor(pid)
 }
 
-/// To be called before each fork that the other library makes by itself: the engine's thread is ended, so that a process
-/// with one thread forks as one, and the child gets a slot and holds of its own. Unless it is a [`Ward`], it is a process
-/// like any other: on no line. Without an arena nothing happens.
-pub fn before_fork() {
+/// To be called before each fork that the other library makes by itself: the child gets a slot and holds of its own. Unless
+/// it is a [`Ward`], it is a process like any other: on no line. Without an arena nothing happens.
+///
+/// With `alone`, the engine's thread is ended first, so that a process with one thread forks as one. That is for those who
+/// count: a fork beside the thread is as sound.
+pub fn before_fork(alone: bool) {
     let Some(arena) = session_if_any() else {
         return;
     };
     fork::install_hooks();
-    reaper::pause();
-    PAUSES.set(PAUSES.get() + 1);
+    if alone {
+        reaper::pause();
+        PAUSES.set(PAUSES.get() + 1);
+    }
     if FORKS_WARD.get() || SERVES.load(Ordering::Relaxed) {
         return;
     }

@@ -51,7 +51,7 @@ fn a_child_of_a_fork_beside_a_pause_can_pause() {
     // It has a reaper, whose end a pause waits for.
     Process::spawn(nothing, ()).unwrap().join().unwrap();
     let pause = || {
-        before_fork();
+        before_fork(true);
         after_fork(false);
     };
     fork_beside(pause, pause);

@@ -22,6 +22,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(enter, module)?)?;
     module.add_function(wrap_pyfunction!(serve_forks, module)?)?;
     module.add_function(wrap_pyfunction!(ward_ended, module)?)?;
+    module.add_function(wrap_pyfunction!(await_ward, module)?)?;
     module.add_function(wrap_pyfunction!(ward_descriptor, module)?)?;
     // Every fork of the interpreter passes here, by whichever library; without a session both return at once.
     let hooks = pyo3::types::PyDict::new(module.py());
@@ -116,6 +117,16 @@ fn ward_ended(py: Python<'_>, pid: u32, code: i32) {
     py.detach(|| process::ward_ended(pid, status));
 }
 
+/// Blocks until the process has ended, and sweeps after it; it is still the caller's to collect. Signal handlers run meanwhile.
+#[pyfunction]
+fn await_ward(py: Python<'_>, pid: u32) -> PyResult<()> {
+    resume();
+    while !py.detach(|| process::await_ward(pid)) {
+        py.check_signals()?;
+    }
+    Ok(())
+}
+
 /// Returns a descriptor that is readable once the process has ended, the caller's to close; `None` if it has ended.
 #[pyfunction]
 fn ward_descriptor(pid: u32) -> PyResult<Option<i32>> {
@@ -125,15 +136,20 @@ fn ward_descriptor(pid: u32) -> PyResult<Option<i32>> {
 #[pyfunction]
 fn before_fork(py: Python<'_>) {
     if session_if_any().is_some() {
-        py.detach(process::before_fork);
+        let alone = counts_threads(py);
+        py.detach(|| process::before_fork(alone));
     }
+}
+
+/// From 3.12 on the interpreter counts this process's threads at a fork, after the handlers have run, and warns of a second one.
+fn counts_threads(py: Python<'_>) -> bool {
+    py.version_info() >= (3, 12)
 }
 
 #[pyfunction]
 fn after_fork(py: Python<'_>) -> PyResult<()> {
-    // From 3.12 on the interpreter counts this process's threads after the handlers have run, and warns of a second one. Where
-    // there are others anyhow it may be the main thread that sleeps, and nobody would start ours again.
-    let later = py.version_info() >= (3, 12)
+    // Where there are other threads anyhow it may be the main one that sleeps, and nobody would start ours again.
+    let later = counts_threads(py)
         && session_if_any().is_some()
         && phalanx_sys::process::thread_count() == 1;
     process::after_fork(later);

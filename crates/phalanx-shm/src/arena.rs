@@ -42,8 +42,16 @@ const SMALL: [usize; 8] = [64, 128, 256, 512, 1024, 2048, 4096, 8192];
 const LARGE: usize = 26;
 /// Free large blocks keep this much memory together, so that a stream of large messages does not fault anew each time.
 const CACHE_MOST: u64 = 256 << 20;
+/// Beyond that, they keep one part in so many of what the system has to give: a fresh page costs a dozen times what copying
+/// into a warm one does.
+const CACHE_PART: u64 = 16;
 /// Before so many bytes are committed, at once or bit by bit, the system is asked whether it has them.
 const ASK_FROM: u64 = 1 << 20;
+
+/// Returns how much free large blocks may keep where the system has so much to give.
+fn most_kept(available: u64) -> u64 {
+    CACHE_MOST.max(available / CACHE_PART)
+}
 
 /// What stands at offset 0. All zero but for what [`Arena::format`] writes is a valid initial state.
 #[repr(C)]
@@ -817,7 +825,7 @@ impl Arena {
         if class >= SMALL.len() {
             let span = self.large_span(block.offset());
             let committed = span.committed.load(Ordering::Relaxed);
-            if self.header().cached.load(Ordering::Relaxed) + committed > CACHE_MOST {
+            if !self.may_keep(committed) {
                 // Still ours: nobody can be given the block while its pages go.
                 span.committed.store(0, Ordering::Relaxed);
                 self.region.release(block.offset(), committed as usize);
@@ -833,6 +841,16 @@ impl Arena {
         points::point("arena.freed");
         self.hint_free(block, class);
         true
+    }
+
+    /// Tells whether free blocks may keep so many bytes more. The next process that wants memory for a block and finds none
+    /// gives back what they keep.
+    fn may_keep(&self, bytes: u64) -> bool {
+        let cached = self.header().cached.load(Ordering::Relaxed);
+        let kept = cached.saturating_add(bytes);
+        kept <= CACHE_MOST
+            || self.region.file().is_some()
+                && kept <= most_kept(limits::available_memory().available)
     }
 
     fn hint_free(&self, block: BlockRef, class: usize) {
@@ -1165,6 +1183,27 @@ mod tests {
 
     const ROUNDS: usize = if cfg!(miri) { 6 } else { 500 };
     const LEN: usize = 16 << 20;
+
+    #[test]
+    fn what_is_kept_has_a_bound() {
+        assert_eq!(most_kept(0), 256 << 20);
+        assert_eq!(most_kept(32 << 30), 2 << 30);
+        let arena = Arena::on_heap(4 * LEN);
+        let block = arena.alloc(LEN, Kind::Bytes).unwrap();
+        let committed = arena
+            .large_span(block.offset())
+            .committed
+            .load(Ordering::Relaxed);
+        assert_eq!(committed, LEN as u64);
+        // As if others were kept already.
+        arena.header().cached.store(u64::MAX / 2, Ordering::Relaxed);
+        assert!(arena.free(block));
+        let kept = arena
+            .large_span(block.offset())
+            .committed
+            .load(Ordering::Relaxed);
+        assert_eq!(kept, 0);
+    }
 
     fn fill(arena: &Arena, block: BlockRef, len: usize, byte: u8) {
         let at = arena.address(block).as_ptr();

@@ -106,7 +106,8 @@ fn memory_of_large_blocks_is_reused_and_given_back() {
     arena.trim();
     let trimmed = arena.usage().committed;
     assert!(trimmed < MIB as u64, "{trimmed} bytes after a trim");
-    // Beyond what is kept warm, freeing gives back at once.
+    // Beyond what is kept warm, freeing gives back at once; that is more where there is much.
+    let most = phalanx_sys::limits::available_memory().available / 16;
     let blocks: Vec<_> = (0..10)
         .map(|_| arena.alloc(40 * MIB, Kind::Bytes).unwrap())
         .collect();
@@ -114,7 +115,10 @@ fn memory_of_large_blocks_is_reused_and_given_back() {
         arena.free(block);
     }
     let kept = arena.usage().committed;
-    assert!(kept <= 300 * MIB as u64, "{kept} bytes are kept");
+    assert!(
+        kept <= most.max(256 * MIB as u64) + 44 * MIB as u64,
+        "{kept} bytes are kept"
+    );
 }
 
 #[test]
