@@ -223,6 +223,7 @@ mod tests {
 
     #[test]
     fn a_bell_that_is_dropped_leaves_nothing() {
+        let _alone = phalanx_testkit::alone();
         let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         let queue = RawQueue::new(session().unwrap(), Bounds::default()).unwrap();
         drop(Doorbell::new(&queue, Bell::Readable).unwrap());

@@ -405,6 +405,7 @@ mod tests {
 
     #[test]
     fn handles_live_as_long_as_the_message_they_travel_in() {
+        let _alone = phalanx_testkit::alone();
         crate::install();
         let arena = session().unwrap();
         let block = arena.alloc(64, Kind::Bytes).unwrap();

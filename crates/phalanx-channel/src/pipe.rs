@@ -293,6 +293,8 @@ mod tests {
 
     #[test]
     fn two_threads_talk_until_one_hangs_up() {
+        // A child of a fork beside it would have an end of this pipe as well.
+        let _alone = phalanx_testkit::alone();
         let _dog = phalanx_testkit::watchdog(Duration::from_secs(100));
         let (left, right) = pipe::<Vec<u8>, usize>().unwrap();
         std::thread::scope(|scope| {
@@ -313,6 +315,7 @@ mod tests {
 
     #[test]
     fn an_end_is_sent_through_another_pipe() {
+        let _alone = phalanx_testkit::alone();
         let (left, right) = pipe::<Connection<u8, u8>, ()>().unwrap();
         let (near, far) = pipe::<u8, u8>().unwrap();
         left.send(far).unwrap();
