@@ -123,7 +123,7 @@ impl Inversion {
 ///
 /// It is meant for tests, and independent of [`enable`](crate::enable). Threads take part from their first lock on, or, if they
 /// have had one before, from their next sleep on; the calling thread does at once. What is taken by guards takes part: `Lock` and
-/// `RLock` of both scopes, the locks of `Shared` and `SharedSlice`, and what Python takes.
+/// `RLock` of both scopes, and what Python takes.
 ///
 /// ```no_run
 /// use phalanx_watch as watch;
