@@ -10,7 +10,7 @@ from importlib.machinery import BuiltinImporter, SourceFileLoader
 import phalanx
 
 _HELP = """\
-usage: python -m phalanx [run] [--deadlocks[=action]] [-m module | -c code | file | -] [arguments ...]
+usage: python -m phalanx [run] [--deadlocks[=action]] [--lock-order] [-m module | -c code | file | -] [arguments ...]
        python -m phalanx dump pid [--json]
 
 Runs a Python program as `python` itself would, with what multiprocessing, threading and queue hand out taken from
@@ -25,6 +25,7 @@ phalanx, in this process and in every child, whichever its start method.
                 them, or end the program
   --deadlocks-svg file, --deadlocks-json file
                 write a picture and the data there as well
+  --lock-order  print where locks are taken in different orders, which can end in a deadlock, before one happens
   dump pid      what every thread of a running program's processes waits for and holds
   -h, --help    this text
   -V, --version the version of phalanx
@@ -58,6 +59,8 @@ def main(argv=None):
         sys.stderr.write(f"phalanx: there is no option {args[0]}; Python's own go to `python`, before -m phalanx\n")
         return 2
     phalanx.install()
+    if options.pop("order", False):
+        phalanx.deadlocks.watch_order()
     if options:
         phalanx.deadlocks.watch(**options)
     try:
@@ -90,9 +93,11 @@ def _dump(args):
 def _deadlock_options(args):
     """Take the options about deadlocks out of the arguments; return them for `deadlocks.watch`, or an exit code."""
     options = {}
-    while args and args[0].startswith("--deadlocks"):
+    while args and args[0].startswith(("--deadlocks", "--lock-order")):
         name, given, value = args.pop(0).partition("=")
-        if name == "--deadlocks":
+        if name == "--lock-order" and not given:
+            options["order"] = True
+        elif name == "--deadlocks":
             options["action"] = value if given else "report"
             if options["action"] not in ("report", "raise", "abort"):
                 sys.stderr.write(f"phalanx: --deadlocks is report, raise or abort, not {value}\n")

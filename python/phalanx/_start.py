@@ -76,7 +76,7 @@ def arrive(arena, line, slot: int, identity: int, installed: bool) -> None:
         _install.uninstall()
         _install.hook()
     now = _engine._watching()
-    if now is not None and now[0] != "hint":
+    if now is not None and now[0] != "hint" or _engine._watching_order():
         from phalanx import deadlocks
 
         deadlocks.arrive()

@@ -14,7 +14,10 @@ import traceback
 from phalanx import _engine, _install
 from phalanx.errors import DeadlockError
 
-__all__ = ["DeadlockError", "Lock", "RLock", "dump", "unwatch", "watch", "watching"]
+__all__ = [
+    "DeadlockError", "Inversion", "Lock", "RLock", "dump", "inversions", "unwatch", "unwatch_order", "watch", "watch_order",
+    "watching", "watching_order",
+]  # fmt: skip
 
 # Locks of this process's threads that take part whenever somebody looks, with names: ``Lock(name="accounts")``.
 Lock, RLock = _engine.ThreadLock, _engine.ThreadRLock
@@ -45,7 +48,8 @@ def watch(action="report", *, every=0.2, svg=None, json=None):
 def unwatch():
     """Look no more, in any process of the tree. Locks made meanwhile stay as they are."""
     _engine._watch("", 1.0, False)
-    _install._restore(_saved)
+    if not watching_order():
+        _install._restore(_saved)
     for variable in "PHALANX_DEADLOCKS_SVG", "PHALANX_DEADLOCKS_JSON":
         os.environ.pop(variable, None)
 
@@ -54,6 +58,45 @@ def watching():
     """Tell what is done with a deadlock, ``None`` if nobody looks for one."""
     now = _engine._watching()
     return None if now is None or now[0] == "hint" else now[0]
+
+
+def watch_order():
+    """Note in which order threads take locks from now on, in this process and all others of its tree.
+
+    Two orders that can end in a deadlock are printed to standard error, though none has happened: ``a`` then ``b`` here, ``b``
+    then ``a`` there. Meant for tests. Independent of :func:`watch`; the same locks take part.
+    """
+    _install.install()
+    _engine._watch_order(True)
+    _patch()
+
+
+def unwatch_order():
+    """Note the order of locks no more, in any process of the tree."""
+    _engine._watch_order(False)
+    if watching() is None:
+        _install._restore(_saved)
+
+
+def watching_order():
+    """Tell whether the order of locks is noted."""
+    return _engine._watching_order()
+
+
+class Inversion(dict):
+    """Locks that threads take in different orders, as data; ``str()`` describes them."""
+
+    def __init__(self, data, text):
+        super().__init__(_json.loads(data))
+        self._text = text
+
+    def __str__(self):
+        return self._text
+
+
+def inversions():
+    """Return what :func:`watch_order` has found so far in any process of the tree; 64 at most."""
+    return [Inversion(data, text) for data, text in _engine._inversions()]
 
 
 def dump(pid=None):
@@ -68,6 +111,8 @@ def arrive():
         _install.install()
         _engine._watch(*now, True)
         _patch()
+    if watching_order():
+        watch_order()
 
 
 _OWN = os.path.dirname(os.path.abspath(__file__))

@@ -12,6 +12,7 @@ use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::door::{Ear, Timeout, create_error, listening};
 use crate::handle::{extras, give, take};
+use crate::places::{self, Taken};
 use crate::semlock::{Inner, SemLock};
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -41,11 +42,19 @@ pub(crate) struct Condition(OnceLock<Parts>);
 struct Around<'a> {
     parts: &'a Parts,
     outcome: RefCell<PyResult<()>>,
+    /// Where the lock was taken, if that was noted.
+    noted: RefCell<Option<Taken>>,
 }
 
 impl Around<'_> {
     fn native(&self) -> Option<&Inner> {
         self.parts.native.as_ref()?.get().inner().ok()
+    }
+
+    /// What tells the lock from others, if it is to be noted when it is taken.
+    fn lock(&self) -> Option<u64> {
+        let lock = self.parts.native.as_ref().filter(|_| places::wanted());
+        lock.and_then(|lock| lock.get().offset())
     }
 
     fn note(&self, outcome: PyResult<()>) {
@@ -57,6 +66,7 @@ impl Around<'_> {
 
 impl Releasable for Around<'_> {
     fn let_go(&self) -> u32 {
+        self.noted.replace(self.lock().and_then(places::suspended));
         match self.native() {
             Some(Inner::Lock(lock)) => u32::from(lock.release()),
             Some(Inner::RLock(lock)) => lock.release_all(),
@@ -77,6 +87,26 @@ impl Releasable for Around<'_> {
     }
 
     fn have_again(&self, how: u32) -> bool {
+        let noted = self.noted.take();
+        places::waits_again(noted.as_ref());
+        let died = self.take_again(how);
+        if let Some(lock) = self.lock() {
+            places::resumed(lock, noted);
+        }
+        died
+    }
+
+    fn is_free(&self) -> bool {
+        match self.native() {
+            Some(Inner::Lock(lock)) => !lock.is_locked(),
+            Some(Inner::RLock(lock)) => !lock.is_locked(),
+            _ => true,
+        }
+    }
+}
+
+impl Around<'_> {
+    fn take_again(&self, how: u32) -> bool {
         let patience = Patience {
             deadline: None,
             interruptible: true,
@@ -101,14 +131,6 @@ impl Releasable for Around<'_> {
         };
         self.note(ear.raised());
         acquired == Ok(Acquired::OwnerDied)
-    }
-
-    fn is_free(&self) -> bool {
-        match self.native() {
-            Some(Inner::Lock(lock)) => !lock.is_locked(),
-            Some(Inner::RLock(lock)) => !lock.is_locked(),
-            _ => true,
-        }
     }
 }
 
@@ -236,6 +258,7 @@ impl Condition {
             let around = Around {
                 parts,
                 outcome: RefCell::new(Ok(())),
+                noted: RefCell::new(None),
             };
             let (waited, died) = parts
                 .condition

@@ -128,11 +128,11 @@ fn yes() -> Object {
     object
 }
 
-/// Says that the lock is had.
+/// Says that the lock is had; `waits` tells whether its taker would have waited for it.
 #[inline]
-fn had(lock: &SemLock) -> Object {
+fn had(lock: &SemLock, waits: impl FnOnce(Python<'_>) -> bool) -> Object {
     if places::wanted() {
-        Python::attach(|py| lock.note_taken(py));
+        Python::attach(|py| lock.note_taken(py, waits(py)));
     }
     yes()
 }
@@ -165,7 +165,7 @@ unsafe extern "C" fn enter(this: Object, _: Object) -> Object {
     // SAFETY: called by the method's descriptor, which has checked the type, with a reference that it holds.
     let lock = unsafe { lock(this) };
     if take(lock) {
-        return had(lock);
+        return had(lock, |_| true);
     }
     slowly(|py| told(py, lock.enter(py)?))
 }
@@ -198,7 +198,11 @@ unsafe extern "C" fn acquire(
     let lock = unsafe { lock(this) };
     // Without arguments, or with `block` alone, whatever it is: a free lock is had.
     if names.is_null() && count <= 1 && take(lock) {
-        return had(lock);
+        return had(lock, |py| {
+            // SAFETY: the interpreter passes `count` positional arguments, which live during the call.
+            let block = (count == 1).then(|| unsafe { argument(py, args, 0) });
+            block.is_none_or(|block| block.is_truthy().unwrap_or(false))
+        });
     }
     slowly(|py| {
         let count = usize::try_from(count).unwrap_or(0);

@@ -11,6 +11,7 @@ mod condition;
 mod connection;
 mod door;
 mod event;
+mod frames;
 mod handle;
 mod hot;
 mod manager_store;

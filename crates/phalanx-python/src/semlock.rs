@@ -102,7 +102,10 @@ impl SemLock {
     ) -> PyResult<bool> {
         let inner = self.inner()?;
         if self.take(inner) {
-            self.note_taken(py);
+            if places::wanted() {
+                let tries = block.is_some_and(|block| !block.is_truthy().unwrap_or(true));
+                self.taken(py, !tries && timeout.is_none());
+            }
             return Ok(true);
         }
         if let Inner::Stock(stock) = inner {
@@ -161,7 +164,7 @@ impl SemLock {
     pub(crate) fn enter(&self, py: Python<'_>) -> PyResult<bool> {
         let inner = self.inner()?;
         if self.take(inner) {
-            self.note_taken(py);
+            self.note_taken(py, true);
             return Ok(true);
         }
         if let Inner::Stock(_) = inner {
@@ -246,14 +249,15 @@ impl SemLock {
             Some(Acquired::OwnerDied) => self.owner_died(py, inner)?,
             None => return Ok(false),
         }
-        self.note_taken(py);
+        self.note_taken(py, false);
         Ok(true)
     }
 
+    /// Notes that it was taken; `waits` says that its taker would have waited for it as long as it takes.
     #[inline]
-    pub(crate) fn note_taken(&self, py: Python<'_>) {
+    pub(crate) fn note_taken(&self, py: Python<'_>, waits: bool) {
         if places::wanted() {
-            self.taken(py);
+            self.taken(py, waits);
         }
     }
 
@@ -266,21 +270,44 @@ impl SemLock {
 
     /// Notes where it was taken, for reports.
     #[cold]
-    fn taken(&self, py: Python<'_>) {
-        let Some(inner) = self.made() else { return };
-        let (kind, name, first) = match inner {
-            Inner::Lock(lock) => ("Lock", lock.name(), true),
-            Inner::RLock(lock) => ("RLock", lock.name(), lock.depth() == 1),
-            Inner::Semaphore(..) | Inner::Stock(_) => return,
+    fn taken(&self, py: Python<'_>, waits: bool) {
+        let first = match self.made() {
+            Some(Inner::Lock(_)) => true,
+            Some(Inner::RLock(lock)) => lock.depth() == 1,
+            _ => false,
         };
-        if first && let Some(at) = self.offset() {
-            let name = if name.is_empty() {
-                format!("#{at:x}")
-            } else {
-                format!("{name:?}")
-            };
-            places::taken(py, at, kind, &name);
+        if first {
+            self.described(|lock| places::taken(py, lock, waits));
         }
+    }
+
+    /// Notes that the calling thread is about to wait for it as long as it takes.
+    #[cold]
+    fn waited_for(&self, py: Python<'_>) {
+        let again = matches!(self.made(), Some(Inner::RLock(lock)) if lock.is_mine());
+        if !again {
+            self.described(|lock| places::waits_for(py, lock));
+        }
+    }
+
+    fn described(&self, f: impl FnOnce(places::Lock<'_>)) {
+        let (kind, name, node) = match self.made() {
+            Some(Inner::Lock(lock)) => ("Lock", lock.name(), lock.node()),
+            Some(Inner::RLock(lock)) => ("RLock", lock.name(), lock.node()),
+            _ => return,
+        };
+        let Some(at) = self.offset() else { return };
+        let name = if name.is_empty() {
+            format!("#{at:x}")
+        } else {
+            format!("{name:?}")
+        };
+        f(places::Lock {
+            at,
+            kind,
+            name: &name,
+            node,
+        });
     }
 
     /// Notes that it is free.
@@ -296,23 +323,31 @@ impl SemLock {
         }
     }
 
-    fn offset(&self) -> Option<u64> {
+    pub(crate) fn offset(&self) -> Option<u64> {
         let held = self.made()?.held().ok()?;
         Some(held.block().offset() as u64)
     }
 
     #[cold]
     fn wait(&self, py: Python<'_>, inner: &Inner, timeout: Timeout) -> PyResult<bool> {
+        let endless = matches!(timeout, Timeout::Never);
+        if places::wanted() && endless {
+            self.waited_for(py);
+        }
         let acquired = blocking(py, timeout, |patience| inner.acquire(patience))?;
         match acquired {
             Some(Acquired::Clean) => {
                 if let Inner::Semaphore(..) = inner {
                     self.counted(1);
                 }
-                self.note_taken(py);
+                self.note_taken(py, false);
                 Ok(true)
             }
-            Some(Acquired::OwnerDied) => self.owner_died(py, inner).map(|()| true),
+            Some(Acquired::OwnerDied) => {
+                self.owner_died(py, inner)?;
+                self.note_taken(py, false);
+                Ok(true)
+            }
             None => Ok(false),
         }
     }
@@ -458,7 +493,7 @@ impl SemLock {
         counting: bool,
     ) -> PyResult<()> {
         let place = match name {
-            None if places::wanted() => Some(places::place_of_birth(py)?),
+            None if places::wanted() => Some(places::place_of_birth(py)),
             _ => None,
         };
         let name = name.or(place.as_deref());

@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyTuple};
 
 use crate::door::Timeout;
+use crate::places;
 use crate::thread_lock::{Lock, RLock};
 use crate::thread_wait::{WaitList, What};
 
@@ -68,6 +69,15 @@ impl Inner {
             Self::Plain(lock) => lock.bind(py).as_any().clone(),
             Self::Recursive(lock) => lock.bind(py).as_any().clone(),
             Self::Foreign(foreign) => foreign.lock.bind(py).clone(),
+        }
+    }
+
+    /// What tells a lock of ours from others.
+    fn at(&self) -> Option<u64> {
+        match self {
+            Self::Plain(lock) => Some(lock.get().at()),
+            Self::Recursive(lock) => Some(lock.get().at()),
+            Self::Foreign(_) => None,
         }
     }
 
@@ -229,8 +239,8 @@ impl Condition {
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         match self.inner(py)? {
-            Inner::Plain(lock) => lock.get().lock(py, None)?,
-            Inner::Recursive(lock) => lock.get().lock(py, None)?,
+            Inner::Plain(lock) => lock.get().enter(py)?,
+            Inner::Recursive(lock) => lock.get().enter(py)?,
             Inner::Foreign(foreign) => {
                 return foreign.lock.call_method0(py, intern!(py, "__enter__"));
             }
@@ -289,8 +299,14 @@ impl Condition {
                 return Err(error);
             }
         };
+        let lock = inner.at().filter(|_| places::wanted());
+        let noted = lock.and_then(places::suspended);
         let slept = sleeper.block(py, deadline, What::Other(self.waiting.address()));
+        places::waits_again(noted.as_ref());
         let restored = inner.acquire_restore(py, saved);
+        if let Some(lock) = lock {
+            places::resumed(lock, noted);
+        }
         if !matches!(slept, Ok(true)) {
             self.waiting.leave(&sleeper);
             if slept.is_err() && sleeper.is_notified() {

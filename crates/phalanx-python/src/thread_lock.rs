@@ -87,6 +87,9 @@ impl Lock {
     /// Takes it, or returns `false` when the deadline passed.
     pub(crate) fn lock(&self, py: Python<'_>, deadline: Option<Deadline>) -> PyResult<bool> {
         while !self.try_lock() {
+            if deadline.is_none() && places::wanted() {
+                self.waited_for(py);
+            }
             let sleeper = self.waiting.enter();
             let _noted = self.noted();
             if !self.waiting.wait_for(py, &sleeper, deadline, self.what())? {
@@ -110,6 +113,7 @@ impl Lock {
         let owner = self.owner.load(Ordering::Relaxed);
         if owner != local_token() && owner != 0 {
             self.signal.store(true, Ordering::Relaxed);
+            self.about.forget();
         }
         self.owner.store(0, Ordering::Relaxed);
         self.waiting.notify(1);
@@ -131,12 +135,13 @@ impl Lock {
     /// Takes the lock, waiting for it if asked to; tells whether it was taken.
     #[pyo3(signature = (blocking=Truth(true), timeout=-1.0), text_signature = "($self, blocking=True, timeout=-1)")]
     fn acquire(&self, py: Python<'_>, blocking: Truth, timeout: f64) -> PyResult<bool> {
-        match patience(blocking.0, timeout)? {
+        let patience = patience(blocking.0, timeout)?;
+        match patience {
             _ if self.try_lock() => Ok(true),
             None => Ok(false),
             Some(deadline) => self.lock(py, deadline),
         }
-        .inspect(|had| self.taken(py, *had))
+        .inspect(|had| self.taken(py, *had, patience == Some(None)))
     }
 
     /// As `acquire`.
@@ -171,7 +176,7 @@ impl Lock {
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.lock(py, None).inspect(|had| self.taken(py, *had))
+        self.enter(py)
     }
 
     #[pyo3(signature = (*_error))]
@@ -196,11 +201,43 @@ impl Lock {
 }
 
 impl Lock {
+    /// Takes it for a `with`.
+    pub(crate) fn enter(&self, py: Python<'_>) -> PyResult<bool> {
+        self.lock(py, None)
+            .inspect(|had| self.taken(py, *had, true))
+    }
+
     #[inline]
-    fn taken(&self, py: Python<'_>, had: bool) {
+    fn taken(&self, py: Python<'_>, had: bool, waits: bool) {
         if had && places::wanted() {
-            places::taken(py, self.waiting.address(), "Lock", self.about.name());
+            places::taken(py, self.described(), waits && self.is_ordered());
         }
+    }
+
+    #[cold]
+    fn waited_for(&self, py: Python<'_>) {
+        if self.is_ordered() {
+            places::waits_for(py, self.described());
+        }
+    }
+
+    /// Not one that others than its owner free: that is a signal.
+    fn is_ordered(&self) -> bool {
+        !self.signal.load(Ordering::Relaxed)
+    }
+
+    fn described(&self) -> places::Lock<'_> {
+        places::Lock {
+            at: self.at(),
+            kind: "Lock",
+            name: self.about.name(),
+            node: self.about.node(),
+        }
+    }
+
+    /// What tells it from other locks of this process.
+    pub(crate) fn at(&self) -> u64 {
+        self.waiting.address()
     }
 }
 
@@ -242,6 +279,9 @@ impl RLock {
 
     pub(crate) fn lock(&self, py: Python<'_>, deadline: Option<Deadline>) -> PyResult<bool> {
         while !self.try_lock() {
+            if deadline.is_none() && places::wanted() {
+                places::waits_for(py, self.described());
+            }
             let sleeper = self.waiting.enter();
             let _described = self.about.described("RLock");
             if !self.waiting.wait_for(py, &sleeper, deadline, self.what())? {
@@ -256,13 +296,33 @@ impl RLock {
     }
 
     #[inline]
-    fn taken(&self, py: Python<'_>, had: bool) {
+    fn taken(&self, py: Python<'_>, had: bool, waits: bool) {
         if had && places::wanted() && self.count.load(Ordering::Relaxed) == 1 {
-            places::taken(py, self.waiting.address(), "RLock", self.about.name());
+            places::taken(py, self.described(), waits);
         }
     }
 
-    /// Frees it altogether and returns how often it was held.
+    fn described(&self) -> places::Lock<'_> {
+        places::Lock {
+            at: self.at(),
+            kind: "RLock",
+            name: self.about.name(),
+            node: self.about.node(),
+        }
+    }
+
+    /// What tells it from other locks of this process.
+    pub(crate) fn at(&self) -> u64 {
+        self.waiting.address()
+    }
+
+    /// Takes it for a `with`.
+    pub(crate) fn enter(&self, py: Python<'_>) -> PyResult<bool> {
+        self.lock(py, None)
+            .inspect(|had| self.taken(py, *had, true))
+    }
+
+    /// Frees it altogether and returns how often it was held. To note that is the caller's.
     pub(crate) fn unlock_all(&self) -> PyResult<u32> {
         let count = self.count.load(Ordering::Relaxed);
         if count == 0 {
@@ -271,7 +331,6 @@ impl RLock {
         self.count.store(0, Ordering::Relaxed);
         self.owner.store(0, Ordering::Relaxed);
         self.waiting.notify(1);
-        places::freed(self.waiting.address());
         Ok(count)
     }
 
@@ -310,12 +369,13 @@ impl RLock {
     /// Takes the lock once more, waiting for it if asked to; tells whether it was taken.
     #[pyo3(signature = (blocking=Truth(true), timeout=-1.0), text_signature = "($self, blocking=True, timeout=-1)")]
     fn acquire(&self, py: Python<'_>, blocking: Truth, timeout: f64) -> PyResult<bool> {
-        match patience(blocking.0, timeout)? {
+        let patience = patience(blocking.0, timeout)?;
+        match patience {
             _ if self.try_lock() => Ok(true),
             None => Ok(false),
             Some(deadline) => self.lock(py, deadline),
         }
-        .inspect(|had| self.taken(py, *had))
+        .inspect(|had| self.taken(py, *had, patience == Some(None)))
     }
 
     /// Gives the lock back once.
@@ -327,13 +387,14 @@ impl RLock {
             count @ 2.. => self.count.store(count - 1, Ordering::Relaxed),
             _ => {
                 self.unlock_all()?;
+                places::freed(self.at());
             }
         }
         Ok(())
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.lock(py, None).inspect(|had| self.taken(py, *had))
+        self.enter(py)
     }
 
     #[pyo3(signature = (*_error))]
@@ -347,11 +408,19 @@ impl RLock {
 
     fn _release_save(&self) -> PyResult<(u32, u32)> {
         let owner = self.owner.load(Ordering::Relaxed);
-        Ok((self.unlock_all()?, owner))
+        let count = self.unlock_all()?;
+        places::freed(self.at());
+        Ok((count, owner))
     }
 
     fn _acquire_restore(&self, py: Python<'_>, state: (u32, u32)) {
+        if places::wanted() {
+            places::waits_for(py, self.described());
+        }
         self.lock_all(py, state.0);
+        if places::wanted() {
+            places::taken(py, self.described(), false);
+        }
     }
 
     fn _recursion_count(&self) -> u32 {

@@ -22,6 +22,9 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Noted>()?;
     module.add_function(wrap_pyfunction!(_watch, module)?)?;
     module.add_function(wrap_pyfunction!(_watching, module)?)?;
+    module.add_function(wrap_pyfunction!(_watch_order, module)?)?;
+    module.add_function(wrap_pyfunction!(_watching_order, module)?)?;
+    module.add_function(wrap_pyfunction!(_inversions, module)?)?;
     module.add_function(wrap_pyfunction!(_dump, module)?)?;
     module.add_function(wrap_pyfunction!(_draw, module)?)?;
     module.add_function(wrap_pyfunction!(_place, module)?)?;
@@ -150,6 +153,35 @@ fn _watch(action: &str, every: f64, places: bool) -> PyResult<()> {
     phalanx_watch::enable_with(options).map_err(|error| PyOSError::new_err(error.to_string()))
 }
 
+/// Lets every process of the tree note in which order its threads take locks, or not any more.
+#[pyfunction]
+fn _watch_order(on: bool) -> PyResult<()> {
+    places::want_order(on);
+    if on {
+        phalanx_watch::enable_lock_order()
+            .map_err(|error| PyOSError::new_err(error.to_string()))?;
+    } else {
+        phalanx_watch::disable_lock_order();
+    }
+    Ok(())
+}
+
+/// Tells whether they do.
+#[pyfunction]
+fn _watching_order() -> bool {
+    session_if_any().is_some_and(|arena| arena.watch().order)
+}
+
+/// Returns what was found of it in the whole tree: each as JSON and as text.
+#[pyfunction]
+fn _inversions() -> Vec<(String, String)> {
+    let found = phalanx_watch::inversions();
+    found
+        .iter()
+        .map(|one| (one.to_json(), one.to_string()))
+        .collect()
+}
+
 /// Tells what is done with a deadlock, and how often waiters look; `None` if they do not.
 #[pyfunction]
 fn _watching() -> Option<(&'static str, f64)> {
@@ -182,7 +214,7 @@ fn _draw(json: &str, format: &str) -> PyResult<String> {
 /// The place in the program from which this was called: where a lock is made.
 #[pyfunction]
 fn _place(py: Python<'_>) -> PyResult<Option<String>> {
-    places::wanted().then(|| places::place(py)).transpose()
+    Ok(places::wanted().then(|| places::place(py)))
 }
 
 /// Says that this process's main thread acts for others only, and never by itself.

@@ -23,7 +23,7 @@ use std::ptr::NonNull;
 use phalanx_prim::{AtomicU32, AtomicU64, Ordering, Padded, points};
 use phalanx_sys::limits;
 
-use crate::block::{BlockRef, GRAIN, Head, Kind, Snapshot};
+use crate::block::{BlockRef, GRAIN, Head, Kind, OBJECT, Snapshot};
 use crate::error::{AllocError, OpenError, StaleHandle};
 use crate::hold::{MIRRORS, Mirror, Undo};
 use crate::region::Region;
@@ -77,6 +77,8 @@ pub(crate) struct Header {
     pub(crate) watch: AtomicU64,
     /// When somebody last looked for them.
     pub(crate) surveyed: AtomicU64,
+    /// The block in which they note the order of their locks.
+    pub(crate) order: AtomicU64,
     /// Bytes of memory that free large blocks keep (a hint).
     cached: AtomicU64,
     /// Bytes committed since the system was asked last (a hint).
@@ -901,6 +903,14 @@ impl Arena {
     pub fn rekind(&self, block: BlockRef, kind: Kind) -> bool {
         self.living(block)
             .is_some_and(|(head, now)| head.rekind(now, kind))
+    }
+
+    /// Lets a block of this process live as long as the tree.
+    pub(crate) fn give_to_tree(&self, block: BlockRef) {
+        if let Some((head, now)) = self.living(block) {
+            head.refs.store(0, Ordering::Relaxed);
+            head.rehold(now, OBJECT);
+        }
     }
 
     /// Returns who holds a block, `None` if it does not exist (any more).

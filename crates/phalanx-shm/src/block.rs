@@ -80,10 +80,12 @@ pub enum Kind {
     Text = 24,
     /// A place in the program, which its process has written down once for all reports.
     Place = 25,
+    /// In which order threads of the tree take locks.
+    Order = 26,
 }
 
 impl Kind {
-    pub(crate) const COUNT: usize = 26;
+    pub(crate) const COUNT: usize = 27;
 
     pub(crate) fn from_bits(bits: u64) -> Option<Self> {
         const ALL: [Option<Kind>; Kind::COUNT] = [
@@ -113,6 +115,7 @@ impl Kind {
             Some(Kind::Waits),
             Some(Kind::Text),
             Some(Kind::Place),
+            Some(Kind::Order),
         ];
         ALL.get(bits as usize).copied().flatten()
     }

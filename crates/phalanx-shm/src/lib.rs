@@ -14,6 +14,7 @@ mod hold;
 mod inspect;
 #[cfg(any(phalanx_loom, phalanx_shuttle))]
 pub mod modelled;
+mod order;
 mod places;
 mod region;
 mod robust;
@@ -28,6 +29,7 @@ pub use arena::{Arena, PLACED_MOST, Placed, Usage};
 pub use block::{BlockRef, Kind, NOBODY, OBJECT, TRANSIT};
 pub use error::{AllocError, OpenError, StaleHandle};
 pub use hold::{Held, HoldOrAlloc};
+pub use order::{GATES_MOST, Node, Step, StepText, forget_order, mixed, thread_number};
 pub use places::place_text;
 pub use region::Region;
 pub use robust::{
@@ -55,4 +57,4 @@ pub use waits::{
 pub use inventory;
 
 /// The version of everything that is laid out in the arena. A process of another version is refused at the door.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;

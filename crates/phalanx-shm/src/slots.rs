@@ -381,6 +381,15 @@ impl Arena {
         (self.slot(slot).state.load(Ordering::Acquire) & GENERATION) / ONE_GENERATION
     }
 
+    /// Returns `true` if the process that has joined in this slot as this generation of it is not known to be gone.
+    pub(crate) fn lives_as(&self, slot: u16, generation: u32) -> bool {
+        if slot == 0 || slot as usize > MAX_PROCESSES {
+            return false;
+        }
+        let now = self.slot(slot).state.load(Ordering::Acquire);
+        !matches!(now & 3, FREE | SWEEPING) && (now & GENERATION) / ONE_GENERATION == generation
+    }
+
     /// Returns the table's line of a slot.
     #[must_use]
     pub fn process(&self, slot: u16) -> ProcessInfo {

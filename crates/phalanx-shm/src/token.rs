@@ -226,7 +226,7 @@ fn begin_places() {
     if phalanx_prim::modelled().is_none()
         && let Some(arena) = session::session_if_any()
     {
-        PLACES.set(arena.watch().places);
+        PLACES.set(arena.watch().notes());
     }
 }
 
@@ -284,6 +284,15 @@ pub(crate) fn freeze() -> impl Sized + 'static {
     ORDINALS
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Returns slot and generation of this process, joining the tree on first use.
+pub(crate) fn place_in_tree() -> (u16, u32) {
+    let slot = current_slot();
+    (
+        slot,
+        GENERATION.load(phalanx_prim::global::Ordering::Relaxed),
+    )
 }
 
 pub(crate) fn slot_if_joined() -> u16 {

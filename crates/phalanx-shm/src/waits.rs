@@ -23,6 +23,7 @@ use phalanx_prim::{AtomicU32, AtomicU64, Deadline, Ordering, Waited, Word, clock
 
 use crate::arena::{Arena, Placed};
 use crate::block::{BlockRef, Kind};
+use crate::order::Step;
 use crate::robust::{Patience, WaitError};
 use crate::stuck::{self, DeadlockError, Stuck};
 use crate::{session, token};
@@ -35,10 +36,10 @@ const CHAIN_MOST: usize = 4096;
 /// Text that one thread writes and others read; torn between two writes, never invalid.
 #[derive(Debug)]
 #[repr(C)]
-struct Text<const N: usize>([AtomicU64; N]);
+pub(crate) struct Text<const N: usize>([AtomicU64; N]);
 
 impl<const N: usize> Text<N> {
-    fn write(&self, text: &str) {
+    pub(crate) fn write(&self, text: &str) {
         let mut chunks = text.as_bytes().chunks(8);
         for word in &self.0 {
             let mut bytes = [0; 8];
@@ -51,7 +52,7 @@ impl<const N: usize> Text<N> {
         }
     }
 
-    fn read(&self) -> String {
+    pub(crate) fn read(&self) -> String {
         let words = self.0.iter().map(|word| word.load(Ordering::Relaxed));
         let bytes: Vec<u8> = words
             .flat_map(u64::to_le_bytes)
@@ -216,6 +217,34 @@ pub struct Watch {
     pub action: u8,
     /// Threads note where they take locks.
     pub places: bool,
+    /// Threads note in which order they take locks.
+    pub order: bool,
+}
+
+impl Watch {
+    fn bits(self) -> u64 {
+        u64::from(self.every_ms)
+            | u64::from(self.action) << 32
+            | u64::from(self.places) << 40
+            | u64::from(self.order) << 41
+    }
+
+    #[inline]
+    fn from_bits(bits: u64) -> Self {
+        Self {
+            every_ms: bits as u32,
+            action: (bits >> 32) as u8,
+            places: bits >> 40 & 1 != 0,
+            order: bits >> 41 & 1 != 0,
+        }
+    }
+
+    /// Returns `true` if threads note something when they take a lock.
+    #[inline]
+    #[must_use]
+    pub fn notes(self) -> bool {
+        self.places || self.order
+    }
 }
 
 /// What a look concludes.
@@ -242,6 +271,9 @@ pub struct Detective {
     pub look: fn(&Look<'_>) -> Verdict,
     /// Called by a waiter that has to leave a wait which cannot report it: panics.
     pub leave: fn(DeadlockError),
+    /// Called when a thread is about to take a lock in an order from which something may follow, and without a step when the
+    /// log of such orders has become full.
+    pub step: fn(&'static Arena, Option<&Step>),
 }
 
 static DETECTIVE: OnceLock<Detective> = OnceLock::new();
@@ -255,6 +287,13 @@ pub fn set_detective(detective: Detective) {
 pub fn leave(deadlock: DeadlockError) {
     if let Some(detective) = DETECTIVE.get() {
         (detective.leave)(deadlock);
+    }
+}
+
+/// Has somebody look at what follows from a new step.
+pub(crate) fn judge(arena: &'static Arena, step: Option<&Step>) {
+    if let Some(detective) = DETECTIVE.get() {
+        (detective.step)(arena, step);
     }
 }
 
@@ -276,6 +315,12 @@ pub fn name_thread(name: &str) {
     {
         note.name.write(name);
     }
+}
+
+/// Returns the calling thread's name in reports; empty if it has none.
+pub(crate) fn thread_name() -> String {
+    let named = NAME.with_borrow(Clone::clone);
+    named.unwrap_or_else(|| std::thread::current().name().unwrap_or_default().to_owned())
 }
 
 /// While it lives, waits of the calling thread have these bits.
@@ -461,7 +506,7 @@ impl Waiting {
         LABEL.with_borrow(|label| note.label.write(label));
         let place = patience.place.map_or(0, |place| arena.place_bits(place));
         note.place.store(place, Ordering::Relaxed);
-        token::keep_places(arena.watch().places);
+        token::keep_places(arena.watch().notes());
         let now = clock::now_ns();
         note.since.store(now, Ordering::Relaxed);
         note.looked.store(now, Ordering::Relaxed);
@@ -487,7 +532,7 @@ impl Waiting {
             return Ok(());
         };
         note.holder.store(holder, Ordering::Relaxed);
-        token::keep_places(arena.watch().places);
+        token::keep_places(arena.watch().notes());
         // Release: who sees this look sees the holder it found.
         note.looked.store(began.max(2), Ordering::Release);
         let Some(detective) = DETECTIVE.get() else {
@@ -813,25 +858,25 @@ impl Arena {
                 .is_ok()
     }
 
-    /// Says how the processes of the tree look for waits that never end, from their next sleep on.
-    pub fn set_watch(&self, watch: Watch) {
-        let bits = u64::from(watch.every_ms)
-            | u64::from(watch.action) << 32
-            | u64::from(watch.places) << 40;
-        self.header().watch.store(bits, Ordering::Release);
-        token::keep_places(watch.places);
+    /// Changes how the processes of the tree look for waits that never end, from their next sleep on.
+    pub fn change_watch(&self, change: impl Fn(&mut Watch)) {
+        let word = &self.header().watch;
+        let mut now = word.load(Ordering::Relaxed);
+        loop {
+            let mut watch = Watch::from_bits(now);
+            change(&mut watch);
+            match word.compare_exchange(now, watch.bits(), Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return token::keep_places(watch.notes()),
+                Err(seen) => now = seen,
+            }
+        }
     }
 
     /// Returns how the processes of the tree look for waits that never end.
     #[inline]
     #[must_use]
     pub fn watch(&self) -> Watch {
-        let bits = self.header().watch.load(Ordering::Relaxed);
-        Watch {
-            every_ms: bits as u32,
-            action: (bits >> 32) as u8,
-            places: bits >> 40 & 1 != 0,
-        }
+        Watch::from_bits(self.header().watch.load(Ordering::Relaxed))
     }
 
     pub(crate) fn text(&self, block: BlockRef, len: usize) -> Vec<u8> {

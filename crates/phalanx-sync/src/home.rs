@@ -7,8 +7,8 @@
 use std::fmt::Debug;
 use std::ops::Deref;
 
-use phalanx_prim::Arc;
-use phalanx_shm::{AllocError, Held, Kind, Local, OpenError, Placed, Scope, Shared, session};
+use phalanx_prim::{Arc, AtomicU64};
+use phalanx_shm::{AllocError, Held, Kind, Local, Node, OpenError, Placed, Scope, Shared, session};
 
 use crate::handle;
 
@@ -45,14 +45,26 @@ pub trait Home: Scope + Sized + Debug + sealed::Sealed {
     /// A counted reference to an object of this scope.
     #[doc(hidden)]
     type Ref<T: Placed + Send + Sync + Debug>: Deref<Target = T> + Clone + Send + Sync + Debug;
+
+    /// Returns which lock it is among all of the tree's; a private one keeps its number in `kept`.
+    #[doc(hidden)]
+    fn node<T: Placed + Send + Sync + Debug>(of: &Self::Ref<T>, kept: &AtomicU64) -> Node;
 }
 
 impl Home for Local {
     type Ref<T: Placed + Send + Sync + Debug> = Arc<T>;
+
+    fn node<T: Placed + Send + Sync + Debug>(_: &Arc<T>, kept: &AtomicU64) -> Node {
+        Node::private(kept)
+    }
 }
 
 impl Home for Shared {
     type Ref<T: Placed + Send + Sync + Debug> = Object<T>;
+
+    fn node<T: Placed + Send + Sync + Debug>(of: &Object<T>, _: &AtomicU64) -> Node {
+        Node::shared(of.held().block())
+    }
 }
 
 /// A counted reference to an object in the arena. It can be sent to any process of the tree (see [`handle`]).

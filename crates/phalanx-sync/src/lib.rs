@@ -18,6 +18,7 @@ pub mod handle;
 mod holders;
 mod home;
 mod lock;
+mod order;
 mod permits;
 mod places;
 mod semaphore;
@@ -32,6 +33,7 @@ pub use lock::{
     Brief, Lock, LockError, LockFacts, LockGuard, LockOwner, LockState, OwnerDied, RLock,
     RLockGuard, RLockState, Releasable, lock_facts,
 };
+pub use order::{note_order, order_wanted};
 pub use permits::{Hint, Permits, PermitsState};
 pub use phalanx_shm::{
     Acquired, DeadlockError, Local, Patience, Shared as SharedScope, Stuck, WaitError,

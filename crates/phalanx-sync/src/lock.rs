@@ -9,13 +9,14 @@ use std::time::Duration;
 use phalanx_prim::{Arc, AtomicU32, AtomicU64, Ordering};
 use phalanx_shm::{
     Acquired, Arena, BlockRef, DeadlockError, Described, Flagged, Kind, KindOps, Local, NOTED,
-    Patience, RawLock, Shared, Stuck, WaitError, flag, keep_places, keeps_places, register_kind,
-    session_if_any,
+    Node, Patience, RawLock, Shared, Stuck, WaitError, flag, forget_order, keep_places,
+    keeps_places, register_kind, session_if_any,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::handle::handle;
 use crate::home::{CreateError, Home, Name, Object, placed};
+use crate::order::order_wanted;
 
 mod error;
 
@@ -32,7 +33,8 @@ pub struct LockState<S> {
     /// 1 once somebody freed it who did not have it: then it is no lock to its users, but a signal.
     signal: AtomicU32,
     name: Name,
-    /// Where its owner took it, if it noted that; see [`Arena::place_at`]. Of a shared one only.
+    /// Of a shared one: where its owner took it, if it noted that; see [`Arena::place_at`]. Of a private one: its number, if it
+    /// has one; see [`Node`].
     place: AtomicU64,
 }
 placed!(LockState<S>, Lock, S);
@@ -47,10 +49,34 @@ pub struct RLockState<S> {
     /// Process id of the last owner that died, noted by its sweeper.
     victim: AtomicU32,
     name: Name,
-    /// Where its owner took it, if it noted that; see [`Arena::place_at`]. Of a shared one only.
+    /// Of a shared one: where its owner took it, if it noted that; see [`Arena::place_at`]. Of a private one: its number, if it
+    /// has one; see [`Node`].
     place: AtomicU64,
 }
 placed!(RLockState<S>, RLock, S);
+
+impl<S> Drop for LockState<S> {
+    fn drop(&mut self) {
+        forget_node(&self.place);
+    }
+}
+
+impl<S> Drop for RLockState<S> {
+    fn drop(&mut self) {
+        forget_node(&self.place);
+    }
+}
+
+/// A private lock that goes takes part in no order any more.
+#[inline]
+fn forget_node(kept: &AtomicU64) {
+    if phalanx_prim::modelled().is_none() {
+        let kept = kept.load(Ordering::Relaxed);
+        if kept != 0 {
+            forget_order(kept);
+        }
+    }
+}
 
 const _: () =
     assert!(size_of::<LockState<Shared>>() <= 64 && size_of::<RLockState<Shared>>() <= 64);
@@ -251,6 +277,7 @@ macro_rules! lock_api {
                     place: Some(place),
                     ..Patience::FOREVER
                 };
+                self.orders(Some(place));
                 let me = S::token();
                 let acquired = if self.clean_as(me) {
                     Acquired::Clean
@@ -270,24 +297,49 @@ macro_rules! lock_api {
                     return S::token();
                 }
                 let arena = session_if_any();
-                if !arena.is_some_and(|arena| arena.watch().places) {
+                if !arena.is_some_and(|arena| arena.watch().notes()) {
                     keep_places(false);
                     return S::token();
                 }
                 if self.is_nested() {
                     return S::token() | NOTED;
                 }
-                crate::places::taken(self.address(), $label, self.name(), place);
-                self.place(
-                    arena.filter(|_| S::WAIT == phalanx_prim::Scope::Shared),
-                    place,
-                );
+                crate::places::taken(self.address(), $label, self.state.name, self.node(), place);
+                self.place(arena, place);
                 S::token() | NOTED
             }
 
             fn place(&self, arena: Option<&Arena>, place: &'static Location<'static>) {
-                let bits = arena.map_or(0, |arena| arena.place_bits(place));
-                self.state.place.store(bits, Ordering::Relaxed);
+                if let Some(arena) = arena
+                    && S::WAIT == phalanx_prim::Scope::Shared
+                {
+                    let bits = arena.place_bits(place);
+                    self.state.place.store(bits, Ordering::Relaxed);
+                }
+            }
+
+            /// Its owner is not there any more.
+            fn displace(&self) {
+                if S::WAIT == phalanx_prim::Scope::Shared {
+                    self.state.place.store(0, Ordering::Relaxed);
+                }
+            }
+
+            /// Which lock it is among all of the tree's; see [`Node`].
+            #[must_use]
+            pub fn node(&self) -> Node {
+                S::node(&self.state, &self.state.place)
+            }
+
+            /// Notes that the calling thread is about to wait for it as long as it takes, if the order of locks is noted.
+            fn orders(&self, place: Option<&'static Location<'static>>) {
+                if keeps_places()
+                    && let Some(place) = place
+                    && let Some(arena) = order_wanted()
+                    && self.is_ordered()
+                {
+                    crate::places::takes(arena, self.node(), $label, &self.state.name, place);
+                }
             }
 
             fn address(&self) -> usize {
@@ -298,7 +350,7 @@ macro_rules! lock_api {
             fn forget(&self, token: u32) {
                 if token & NOTED != 0 {
                     crate::places::freed(self.address());
-                    self.state.place.store(0, Ordering::Relaxed);
+                    self.displace();
                 }
             }
 
@@ -306,7 +358,7 @@ macro_rules! lock_api {
             fn suspend(&self, token: u32) {
                 if token & NOTED != 0 {
                     let _ = crate::places::away(self.address(), true);
-                    self.state.place.store(0, Ordering::Relaxed);
+                    self.displace();
                 }
             }
 
@@ -314,8 +366,14 @@ macro_rules! lock_api {
                 if token & NOTED != 0
                     && let Some(place) = crate::places::away(self.address(), false)
                 {
-                    let shared = S::WAIT == phalanx_prim::Scope::Shared;
-                    self.place(session_if_any().filter(|_| shared), place);
+                    self.place(session_if_any(), place);
+                }
+            }
+
+            /// As `orders`, before it is had again.
+            fn orders_again(&self, token: u32) {
+                if token & NOTED != 0 {
+                    self.orders(crate::places::place_of(self.address()));
                 }
             }
 
@@ -346,11 +404,16 @@ macro_rules! lock_api {
             /// # Errors
             ///
             /// [`LockError`].
+            #[track_caller]
             pub fn lock_with(
                 &self,
                 patience: Patience,
             ) -> Result<$Guard<'_, S>, LockError<$Guard<'_, S>>> {
-                self.guarded(self.acquire_guarded(patience), patience.place)
+                let place = patience.place.unwrap_or_else(Location::caller);
+                if patience.deadline.is_none() {
+                    self.orders(Some(place));
+                }
+                self.guarded(self.acquire_guarded(patience), Some(place))
             }
 
             /// Takes the lock if it is free now.
@@ -561,6 +624,11 @@ impl<S: Home> Lock<S> {
         false
     }
 
+    /// Not one that others than its owner free: that is a signal.
+    fn is_ordered(&self) -> bool {
+        self.state.signal.load(Ordering::Relaxed) == 0
+    }
+
     #[inline]
     fn clean(&self) -> bool {
         self.state.raw.try_clean()
@@ -600,7 +668,9 @@ impl<S: Home> Lock<S> {
     fn release_anothers(&self, me: u32) -> bool {
         let held = self.state.raw.is_locked();
         if held {
-            self.state.signal.store(1, Ordering::Relaxed);
+            if self.state.signal.swap(1, Ordering::Relaxed) == 0 {
+                forget_order(self.state.place.load(Ordering::Relaxed));
+            }
             self.state.raw.unlock_as(me);
         }
         held
@@ -674,6 +744,11 @@ impl<S: Home> RLock<S> {
     #[inline]
     fn clean_as(&self, me: u32) -> bool {
         self.state.raw.try_clean_as(me) || self.again()
+    }
+
+    /// Not to take it again.
+    fn is_ordered(&self) -> bool {
+        !self.state.raw.is_mine()
     }
 
     /// Tells whether its owner has it more than once.
@@ -853,6 +928,7 @@ impl<S: Home> Releasable for LockGuard<'_, S> {
     }
 
     fn have_again(&self, _: u32) -> bool {
+        self.lock.orders_again(self.token);
         let acquired = self.lock.state.raw.lock_forever();
         self.lock.resume(self.token);
         acquired == Acquired::OwnerDied
@@ -870,6 +946,7 @@ impl<S: Home> Releasable for RLockGuard<'_, S> {
     }
 
     fn have_again(&self, how: u32) -> bool {
+        self.lock.orders_again(self.token);
         let acquired = self.lock.acquire_all(how, Patience::FOREVER);
         self.lock.resume(self.token);
         acquired == Ok(Acquired::OwnerDied)

@@ -6,19 +6,24 @@
 use std::cell::RefCell;
 use std::panic::Location;
 
-use phalanx_shm::thread_identity;
+use phalanx_shm::{Arena, Node, StepText, place_text, thread_identity};
+
+use crate::home::Name;
+use crate::order::note_order;
 
 /// A lock that the calling thread has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Holding {
     /// The address of its word.
     pub address: usize,
     /// `"Lock"` or `"RLock"`.
     pub kind: &'static str,
     /// The name its user gave it.
-    pub name: String,
+    pub name: Name,
     /// Where it was taken.
     pub place: &'static Location<'static>,
+    /// Which lock it is.
+    node: Node,
     /// A condition's wait has let it go.
     away: bool,
     /// Who has it: in a forked child its parent's thread does.
@@ -39,7 +44,8 @@ fn with<R>(f: impl FnOnce(&mut Vec<Holding>) -> R) -> Option<R> {
 pub(crate) fn taken(
     address: usize,
     kind: &'static str,
-    name: &str,
+    name: Name,
+    node: Node,
     place: &'static Location<'static>,
 ) {
     with(|held| {
@@ -47,8 +53,9 @@ pub(crate) fn taken(
         held.push(Holding {
             address,
             kind,
-            name: name.to_owned(),
+            name,
             place,
+            node,
             away: false,
             who: thread_identity(),
         });
@@ -59,12 +66,53 @@ pub(crate) fn freed(address: usize) {
     with(|held| held.retain(|one| one.address != address));
 }
 
+/// Notes that the calling thread is about to wait for a lock, with those it has.
+pub(crate) fn takes(
+    arena: &'static Arena,
+    to: Node,
+    kind: &'static str,
+    name: &Name,
+    place: &'static Location<'static>,
+) {
+    with(|held| {
+        let who = thread_identity();
+        let mine = || held.iter().filter(|one| !one.away && one.who == who);
+        let say = |from: Node| {
+            let from = mine().find(|one| one.node == from);
+            StepText {
+                from: from.map_or_else(String::new, |one| called(one.kind, &one.name)),
+                from_place: from.map_or_else(String::new, |one| place_text(one.place)),
+                to: called(kind, name),
+                to_place: place_text(place),
+            }
+        };
+        note_order(arena, mine().map(|one| one.node), to, say);
+    });
+}
+
+fn called(kind: &str, name: &Name) -> String {
+    match name.as_str() {
+        "" => kind.to_owned(),
+        name => format!("{kind} {name:?}"),
+    }
+}
+
 /// Says that the lock is let go for a while, or had again; returns where it was taken.
 pub(crate) fn away(address: usize, away: bool) -> Option<&'static Location<'static>> {
     with(|held| {
         let one = held.iter_mut().find(|one| one.address == address)?;
         one.away = away;
         Some(one.place)
+    })
+    .flatten()
+}
+
+/// Returns where the calling thread took a lock, if that was noted.
+pub(crate) fn place_of(address: usize) -> Option<&'static Location<'static>> {
+    with(|held| {
+        held.iter()
+            .find(|one| one.address == address)
+            .map(|one| one.place)
     })
     .flatten()
 }

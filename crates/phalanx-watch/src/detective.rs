@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use phalanx_prim::clock;
 use phalanx_shm::{
-    Arena, DeadlockError, Detective, Look, OpenError, Verdict, Wait, Watch, flag, session,
-    session_if_any, set_detective,
+    AllocError, Arena, DeadlockError, Detective, Look, OpenError, Verdict, Wait, Watch, flag,
+    session, session_if_any, set_detective,
 };
 
 use crate::report::{Deadlock, Testimony, is_raisable};
@@ -76,8 +76,15 @@ impl Options {
 
 /// The detective could not begin.
 #[derive(Debug, thiserror::Error)]
-#[error("the detective needs the tree's shared memory: {0}")]
-pub struct EnableError(#[from] OpenError);
+#[non_exhaustive]
+pub enum EnableError {
+    /// There is no shared memory and none can be made.
+    #[error("the detective needs the tree's shared memory: {0}")]
+    Open(#[from] OpenError),
+    /// There is not enough of it.
+    #[error("the detective has no memory to note the order of locks: {0}")]
+    Alloc(#[from] AllocError),
+}
 
 /// Lets every process of the tree look for deadlocks, from each thread's next sleep on.
 ///
@@ -98,10 +105,10 @@ pub fn enable(action: Action) -> Result<(), EnableError> {
 pub fn enable_with(options: Options) -> Result<(), EnableError> {
     install();
     let ms = options.every.as_millis().clamp(1, u128::from(u32::MAX));
-    session()?.set_watch(Watch {
-        every_ms: ms as u32,
-        action: options.action as u8,
-        places: options.action != Action::Hint,
+    session()?.change_watch(|watch| {
+        watch.every_ms = ms as u32;
+        watch.action = options.action as u8;
+        watch.places = options.action != Action::Hint;
     });
     Ok(())
 }
@@ -109,14 +116,23 @@ pub fn enable_with(options: Options) -> Result<(), EnableError> {
 /// Lets nobody look any more, from each thread's next sleep on.
 pub fn disable() {
     if let Some(arena) = session_if_any() {
-        arena.set_watch(Watch::default());
+        arena.change_watch(|watch| {
+            *watch = Watch {
+                order: watch.order,
+                ..Watch::default()
+            };
+        });
     }
 }
 
 /// Lets this process take part if another one of the tree enables the detective. Done for every program with
 /// `#[phalanx::main]`; costs nothing until then.
 pub fn install() {
-    set_detective(Detective { look, leave });
+    set_detective(Detective {
+        look,
+        leave,
+        step: crate::order::step,
+    });
 }
 
 #[derive(Debug, Default)]

@@ -49,6 +49,7 @@
 mod detective;
 mod dump;
 mod graph;
+mod order;
 mod picture;
 mod report;
 mod survey;
@@ -59,6 +60,7 @@ pub use detective::{
     set_paths, take_deadlock, taking,
 };
 pub use dump::{Dump, DumpError, DumpedProcess, DumpedThread, dump};
+pub use order::{Inversion, Taking, disable_lock_order, enable_lock_order, inversions};
 pub use phalanx_shm::DeadlockError;
 pub use report::{Deadlock, Party, Thing};
 pub use witness::{Witness, set_witness};

@@ -43,9 +43,9 @@ fn thing_of(held: &Holding) -> Thing {
     let arena = session_if_any();
     let offset = arena.and_then(|arena| arena.region().offset_of(held.address as *const u8));
     let name = match offset {
-        Some(offset) => shared_name(&held.name, offset),
-        None if held.name.is_empty() => format!("at {:#x}", held.address),
-        None => format!("{:?}", held.name),
+        Some(offset) => shared_name(held.name.as_str(), offset),
+        None if held.name.as_str().is_empty() => format!("at {:#x}", held.address),
+        None => format!("{:?}", held.name.as_str()),
     };
     Thing::taken(held.kind, &name, &place_text(held.place))
 }
