@@ -2,8 +2,8 @@
 //! thread that it does not have.
 
 use std::any::Any;
-use std::sync::Once;
 
+use phalanx_prim::{AtomicBool, Ordering};
 use phalanx_sys::process::{OverForks, lock_over_forks};
 
 use crate::{exposed, reactor};
@@ -19,8 +19,12 @@ impl OverForks for Tables {
 /// Has every fork from now on find the tables whole. Called by whoever is about to use one, when there is an arena: their
 /// locks are taken before those of the arena.
 pub(crate) fn install() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(lock_over_forks::<Tables>);
+    // Not a `Once`: the child of a fork beside its first use would wait for a thread that it does not have.
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if !DONE.load(Ordering::Acquire) {
+        lock_over_forks::<Tables>();
+        DONE.store(true, Ordering::Release);
+    }
 }
 
 #[cfg(test)]

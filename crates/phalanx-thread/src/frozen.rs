@@ -2,8 +2,8 @@
 //! thread that it does not have.
 
 use std::any::Any;
-use std::sync::Once;
 
+use phalanx_prim::{AtomicBool, Ordering};
 use phalanx_sys::process::{OverForks, lock_over_forks};
 
 use crate::{registry, thread};
@@ -18,8 +18,12 @@ impl OverForks for Lists {
 
 /// Has every fork from now on find the lists whole.
 pub(crate) fn install() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(lock_over_forks::<Lists>);
+    // Not a `Once`: the child of a fork beside its first use would wait for a thread that it does not have.
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if !DONE.load(Ordering::Acquire) {
+        lock_over_forks::<Lists>();
+        DONE.store(true, Ordering::Release);
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Processes: made by spawn, fork or clone, and named by when they started.
 #![expect(unsafe_code, reason = "fork, clone and posix_spawn")]
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::cell::RefCell;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -168,15 +168,18 @@ pub trait OverForks {
 }
 
 thread_local! {
-    static OVER_FORK: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+    static OVER_FORK: RefCell<Vec<(TypeId, Option<Box<dyn Any>>)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Has every fork from now on done with these locks held by the forking thread. For good: once for each. What is registered
-/// later is locked earlier.
-pub fn lock_over_forks<L: OverForks>() {
-    extern "C" fn before<L: OverForks>() {
-        let locks = L::lock();
-        OVER_FORK.with_borrow_mut(|held| held.push(locks));
+/// Has every fork from now on done with these locks held by the forking thread. For good. What is registered later is locked
+/// earlier. A second registration changes nothing, so that nobody needs to wait for another thread's: the child of a fork would
+/// wait for one that it does not have.
+pub fn lock_over_forks<L: OverForks + 'static>() {
+    extern "C" fn before<L: OverForks + 'static>() {
+        let this = TypeId::of::<L>();
+        let is_held = OVER_FORK.with_borrow(|held| held.iter().any(|(one, _)| *one == this));
+        let locks = (!is_held).then(L::lock);
+        OVER_FORK.with_borrow_mut(|held| held.push((this, locks)));
     }
     extern "C" fn after() {
         // One for each `before`: in the end all are free, in whichever order.
