@@ -167,8 +167,11 @@ pub trait OverForks {
     fn lock() -> Box<dyn Any>;
 }
 
+/// The guards of one kind of tables; `None` if they are held already.
+type OverFork = (TypeId, Option<Box<dyn Any>>);
+
 thread_local! {
-    static OVER_FORK: RefCell<Vec<(TypeId, Option<Box<dyn Any>>)>> = const { RefCell::new(Vec::new()) };
+    static OVER_FORK: RefCell<Vec<OverFork>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Has every fork from now on done with these locks held by the forking thread. For good. What is registered later is locked
