@@ -210,8 +210,10 @@ def work(desk, number, threads, initializer, initargs, most, wrap, memory_limit)
             other.run(most, fail)
         except BaseException:
             # As where the main thread's ends so: the worker's end tells those who wait for what is on this seat.
-            traceback.print_exc()
-            os._exit(1)
+            try:
+                _report()
+            finally:
+                os._exit(1)
 
     helpers = [
         threading.Thread(target=help_out, args=(other,), name=f"{process.current_process().name}-{index}", daemon=True)
@@ -362,9 +364,7 @@ class Office:
                 worker.terminate()
             worker.join()
             self.crew.settle(number, b"")
-            self.roll.pop(_pid(worker), None)
-            if worker in self.staff:
-                self.staff.remove(worker)
+            self.strike(worker)
         self.workers.clear()
 
     def want(self, workers):
@@ -432,7 +432,11 @@ class Office:
             worker.join()
         self.crew.settle(number, b"")
         self.workers.pop(number, None)
-        self.roll.pop(pid or 0, None)
+        self.strike(worker)
+
+    def strike(self, worker):
+        """Take a worker that has ended off the lists that the pool shows."""
+        self.roll.pop(_pid(worker), None)
         if worker in self.staff:
             self.staff.remove(worker)
 
@@ -493,9 +497,7 @@ class Office:
         had_task, killed, ready, late = self.crew.settle(number, report)
         with self.lock:
             self.workers.pop(number, None)
-            if worker in self.staff:
-                self.staff.remove(worker)
-            self.roll.pop(_pid(worker), None)
+            self.strike(worker)
         if late:
             self.was_late()
             return

@@ -689,6 +689,11 @@ class _Source:
             with self.room:
                 self.room.notify()
 
+    def read_on(self):
+        """Nothing is there: read what an interruption has left, or it would be waited for in vain."""
+        if self.room is None:
+            self.fill()
+
     def read_all(self):
         """No window any more: everything is submitted as fast as it can be read."""
         self.unbounded = True
@@ -768,6 +773,7 @@ class IMapIterator(_StockIMapIterator):
                 batch = source.stream.take(0)
                 starved = batch is not None and not batch
                 if starved:
+                    source.read_on()
                     batch = source.stream.take(timeout)
                     if batch is not None and not batch:
                         raise TimeoutError

@@ -19,6 +19,7 @@ from phalanx import (
     TaskExitedError,
     TaskTimeoutError,
     WorkerDiedError,
+    _office,
     get_context,
     pool,
 )
@@ -841,9 +842,12 @@ class InterruptOnce:
         return int, (7,)
 
 
-def test_a_taker_that_is_interrupted_loses_no_result_it_was_given():
+@pytest.mark.parametrize("pause", [0, 0.2])
+def test_a_taker_that_is_interrupted_loses_no_result_it_was_given(pause):
     with pool.Pool(1) as workers:
         values = workers.imap(int, [0, 1, 2, InterruptOnce(), 4], buffersize=2)
+        # After a while both results are there, and none is under way when it is interrupted.
+        time.sleep(pause)
         got, interrupted = [], 0
         while True:
             try:
@@ -940,3 +944,21 @@ def test_a_start_that_is_interrupted_leaves_no_worker(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         pool.Pool(3)
     assert not set(get_context().active_children()) - before
+
+
+def fail_beside(_):
+    if threading.current_thread() is threading.main_thread():
+        time.sleep(60)
+    raise ValueError("beside")
+
+
+def test_a_thread_of_a_worker_that_can_tell_nothing_ends_the_worker(monkeypatch):
+    def refuse(*_):
+        raise SystemExit
+
+    # The fork has it as well.
+    monkeypatch.setattr(_office, "dump_failure", refuse)
+    with get_context("fork").Pool(1, threads_per_worker=2) as workers:
+        for result in [workers.apply_async(fail_beside, (number,)) for number in range(2)]:
+            with pytest.raises(WorkerDiedError):
+                result.get(30)

@@ -1006,9 +1006,8 @@ impl Core<'_> {
         )
     }
 
-    /// Takes the first record if there is one. The head lock is held.
-    /// Takes the first record if there is one. `claim` sees its bytes first; a death from then on until the commit lets the
-    /// next consumer see them again.
+    /// Takes the first record if there is one. The head lock is held. `claim` sees its bytes first; a death from then on until
+    /// the commit lets the next consumer see them again.
     fn get_locked(
         &self,
         buffer: &mut Vec<u8>,

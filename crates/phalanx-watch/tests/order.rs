@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use phalanx_sync::{Condition, Event, Lock, Patience, RLock};
-use phalanx_testkit::{in_child, watchdog};
+use phalanx_testkit::{Watchdog, in_child, watchdog};
 use phalanx_watch::{Inversion, enable_lock_order, inversions};
 
 const LIMIT: Duration = Duration::from_secs(100);
@@ -28,6 +28,20 @@ macro_rules! in_turn {
     };
 }
 
+/// Takes locks, each inside of the one before.
+macro_rules! nested {
+    ($($lock:ident),+) => {
+        || { $(let _taken = $lock.lock().unwrap();)+ }
+    };
+}
+
+/// Has the order of locks noted, in a test that ends.
+fn noted() -> Watchdog {
+    let dog = watchdog(LIMIT);
+    enable_lock_order().unwrap();
+    dog
+}
+
 /// What was found of locks whose names begin so: each test has names of its own.
 fn found(about: &str) -> Vec<Inversion> {
     let begins = format!("\"{about}");
@@ -42,8 +56,7 @@ fn found(about: &str) -> Vec<Inversion> {
 
 #[test]
 fn two_threads_in_two_orders_one_after_the_other() {
-    let _dog = watchdog(LIMIT);
-    enable_lock_order().unwrap();
+    let _dog = noted();
     let (a, b) = (Lock::local_named("two a"), RLock::local_named("two b"));
     let mut places = [0; 4];
     let [first, second, third, fourth] = &mut places;
@@ -86,50 +99,26 @@ fn two_threads_in_two_orders_one_after_the_other() {
 
 #[test]
 fn it_is_told_once() {
-    let _dog = watchdog(LIMIT);
-    enable_lock_order().unwrap();
+    let _dog = noted();
     let (a, b) = (
         Lock::named("once a").unwrap(),
         Lock::named("once b").unwrap(),
     );
     for _ in 0..3 {
-        in_turn!(
-            || {
-                let _a = a.lock().unwrap();
-                let _b = b.lock().unwrap();
-            },
-            || {
-                let _b = b.lock().unwrap();
-                let _a = a.lock().unwrap();
-            },
-            || {
-                let _b = b.lock().unwrap();
-                let _a = a.lock().unwrap();
-            },
-        );
+        in_turn!(nested!(a, b), nested!(b, a), nested!(b, a),);
     }
     assert_eq!(found("once").len(), 1);
 }
 
 #[test]
 fn a_circle_of_three_in_both_scopes() {
-    let _dog = watchdog(LIMIT);
-    enable_lock_order().unwrap();
+    let _dog = noted();
     let (a, b, c) = (
         Lock::local_named("three a"),
         Lock::named("three b").unwrap(),
         RLock::named("three c").unwrap(),
     );
-    in_turn!(
-        || {
-            let _a = a.lock().unwrap();
-            let _b = b.lock().unwrap();
-        },
-        || {
-            let _b = b.lock().unwrap();
-            let _c = c.lock().unwrap();
-        },
-    );
+    in_turn!(nested!(a, b), nested!(b, c),);
     assert_eq!(found("three"), []);
     in_turn!(|| {
         let _c = c.lock().unwrap();
@@ -145,13 +134,9 @@ fn a_circle_of_three_in_both_scopes() {
 
 #[test]
 fn two_processes_in_two_orders() {
-    let _dog = watchdog(LIMIT);
-    enable_lock_order().unwrap();
+    let _dog = noted();
     let (a, b) = (Lock::named("far a").unwrap(), Lock::named("far b").unwrap());
-    let child = in_child(|| {
-        let _a = a.lock().unwrap();
-        let _b = b.lock().unwrap();
-    });
+    let child = in_child(nested!(a, b));
     let there = child.pid();
     // What it did is known when it is gone.
     assert!(child.wait().is_success());
@@ -171,8 +156,7 @@ fn two_processes_in_two_orders() {
 
 #[test]
 fn a_child_that_finds_it_tells_its_parent() {
-    let _dog = watchdog(LIMIT);
-    enable_lock_order().unwrap();
+    let _dog = noted();
     let (a, b) = (
         Lock::named("told a").unwrap(),
         Lock::named("told b").unwrap(),
@@ -181,18 +165,14 @@ fn a_child_that_finds_it_tells_its_parent() {
         let _b = b.lock().unwrap();
         let _a = a.lock().unwrap();
     }
-    let child = in_child(|| {
-        let _a = a.lock().unwrap();
-        let _b = b.lock().unwrap();
-    });
+    let child = in_child(nested!(a, b));
     assert!(child.wait().is_success());
     assert_eq!(found("told").len(), 1);
 }
 
 #[test]
 fn a_wait_at_a_condition_takes_its_lock_again() {
-    let _dog = watchdog(LIMIT);
-    enable_lock_order().unwrap();
+    let _dog = noted();
     let (a, b) = (Lock::local_named("wait a"), Lock::local_named("wait b"));
     let condition = Condition::local();
     let soon = Duration::from_millis(1);
@@ -202,10 +182,7 @@ fn a_wait_at_a_condition_takes_its_lock_again() {
             let guard = a.lock().unwrap();
             let _ = condition.wait_timeout(guard, soon).unwrap();
         },
-        || {
-            let _a = a.lock().unwrap();
-            let _b = b.lock().unwrap();
-        },
+        nested!(a, b),
     );
     assert_eq!(found("wait"), []);
     // It has b while it takes a again, though it took a first.
@@ -219,38 +196,22 @@ fn a_wait_at_a_condition_takes_its_lock_again() {
 
 #[test]
 fn a_lock_in_common_around_both_is_a_gate() {
-    let _dog = watchdog(LIMIT);
-    enable_lock_order().unwrap();
+    let _dog = noted();
     let (gate, a, b) = (
         Lock::named("gate gate").unwrap(),
         Lock::local_named("gate a"),
         Lock::local_named("gate b"),
     );
-    in_turn!(
-        || {
-            let _gate = gate.lock().unwrap();
-            let _a = a.lock().unwrap();
-            let _b = b.lock().unwrap();
-        },
-        || {
-            let _gate = gate.lock().unwrap();
-            let _b = b.lock().unwrap();
-            let _a = a.lock().unwrap();
-        },
-    );
+    in_turn!(nested!(gate, a, b), nested!(gate, b, a),);
     assert_eq!(found("gate"), []);
     // Without it for once, they can meet.
-    in_turn!(|| {
-        let _b = b.lock().unwrap();
-        let _a = a.lock().unwrap();
-    });
+    in_turn!(nested!(b, a));
     assert_eq!(found("gate").len(), 1);
 }
 
 #[test]
 fn one_thread_does_not_meet_itself() {
-    let _dog = watchdog(LIMIT);
-    enable_lock_order().unwrap();
+    let _dog = noted();
     let (a, b) = (Lock::local_named("self a"), RLock::local_named("self b"));
     let mut both = || {
         {
@@ -269,8 +230,7 @@ fn one_thread_does_not_meet_itself() {
 
 #[test]
 fn a_recursive_lock_taken_again_is_no_step() {
-    let _dog = watchdog(LIMIT);
-    enable_lock_order().unwrap();
+    let _dog = noted();
     let (a, b) = (
         RLock::named("again a").unwrap(),
         RLock::local_named("again b"),
@@ -292,20 +252,13 @@ fn a_recursive_lock_taken_again_is_no_step() {
 
 #[test]
 fn who_tries_or_has_a_deadline_never_waits_for_ever() {
-    let _dog = watchdog(LIMIT);
-    enable_lock_order().unwrap();
+    let _dog = noted();
     let (a, b) = (Lock::local_named("try a"), Lock::named("try b").unwrap());
-    in_turn!(
-        || {
-            let _a = a.lock().unwrap();
-            let _b = b.lock().unwrap();
-        },
-        || {
-            let _b = b.lock().unwrap();
-            drop(a.try_lock().unwrap());
-            drop(a.lock_timeout(LIMIT).unwrap());
-        },
-    );
+    in_turn!(nested!(a, b), || {
+        let _b = b.lock().unwrap();
+        drop(a.try_lock().unwrap());
+        drop(a.lock_timeout(LIMIT).unwrap());
+    },);
     assert_eq!(found("try"), []);
     // But it can be waited for, however it had its lock.
     in_turn!(|| {
@@ -317,8 +270,7 @@ fn who_tries_or_has_a_deadline_never_waits_for_ever() {
 
 #[test]
 fn a_lock_that_is_gone_is_not_taken_for_one_in_its_place() {
-    let _dog = watchdog(LIMIT);
-    enable_lock_order().unwrap();
+    let _dog = noted();
     let (a, c) = (Lock::named("gone a").unwrap(), Lock::local_named("gone c"));
     for round in 0..4 {
         // The next one lies where the last one lay.
@@ -347,28 +299,15 @@ fn a_lock_that_is_gone_is_not_taken_for_one_in_its_place() {
     // Nor is a circle closed by way of one that is gone.
     {
         let middle = Lock::local_named("gone middle");
-        in_turn!(
-            || {
-                let _a = a.lock().unwrap();
-                let _middle = middle.lock().unwrap();
-            },
-            || {
-                let _middle = middle.lock().unwrap();
-                let _c = c.lock().unwrap();
-            },
-        );
+        in_turn!(nested!(a, middle), nested!(middle, c),);
     }
-    in_turn!(|| {
-        let _c = c.lock().unwrap();
-        let _a = a.lock().unwrap();
-    });
+    in_turn!(nested!(c, a));
     assert_eq!(found("gone"), []);
 }
 
 #[test]
 fn hand_over_hand_along_a_list_is_one_order() {
-    let _dog = watchdog(LIMIT);
-    enable_lock_order().unwrap();
+    let _dog = noted();
     let list: Vec<_> = (0..20)
         .map(|i| Lock::local_named(&format!("hand {i}")))
         .collect();
@@ -386,25 +325,20 @@ fn hand_over_hand_along_a_list_is_one_order() {
 
 #[test]
 fn a_private_lock_of_a_forked_child_is_another() {
-    let _dog = watchdog(LIMIT);
-    enable_lock_order().unwrap();
+    let _dog = noted();
     let (a, b) = (Lock::local_named("fork a"), Lock::local_named("fork b"));
     {
         let _a = a.lock().unwrap();
         let _b = b.lock().unwrap();
     }
-    let child = in_child(|| {
-        let _b = b.lock().unwrap();
-        let _a = a.lock().unwrap();
-    });
+    let child = in_child(nested!(b, a));
     assert!(child.wait().is_success());
     assert_eq!(found("fork"), []);
 }
 
 #[test]
 fn a_child_that_dies_with_both_leaves_its_order() {
-    let _dog = watchdog(LIMIT);
-    enable_lock_order().unwrap();
+    let _dog = noted();
     let (a, b) = (
         Lock::named("dead a").unwrap(),
         Lock::named("dead b").unwrap(),
