@@ -18,10 +18,9 @@ use phalanx_sync::{CreateError, Object};
 use phalanx_sys::event::{Epoll, EventFd};
 use phalanx_sys::pidfd::PidFd;
 
+use crate::board::{self, Board, SEATS, Seat};
 use crate::error::SubmitError;
-use crate::lot::{
-    self, Board, End, LET_GO, LotSpec, LotView, NOTIFY, SEATS, STREAMED, Seat, WHOLE,
-};
+use crate::lot::{self, End, LET_GO, LotSpec, LotView, NOTIFY, STREAMED, WHOLE};
 
 const BELL: u64 = u64::MAX;
 /// The most tasks that a worker takes at once.
@@ -158,12 +157,12 @@ impl Crew {
                 "a crew of {workers} x {threads} threads is not possible; 1 to {SEATS} are"
             )));
         }
-        lot::install();
+        board::install();
         let system = |error: std::io::Error| SubmitError::Crew(error.to_string());
         let arena = session().map_err(|error| SubmitError::Crew(error.to_string()))?;
         let tasks = RawQueue::new(arena, Bounds::default())?;
         let port = RawQueue::new(arena, Bounds::default())?;
-        let board = lot::new_board(&tasks, &port, seats as u32).map_err(|error| match error {
+        let board = board::new_board(&tasks, &port, seats as u32).map_err(|error| match error {
             CreateError::Alloc(error) => SubmitError::Alloc(error),
             error => SubmitError::Crew(error.to_string()),
         })?;

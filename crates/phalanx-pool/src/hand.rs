@@ -7,8 +7,9 @@ use phalanx_sync::Object;
 use phalanx_sys::event::EventFd;
 use std::sync::Arc;
 
+use crate::board::{self, Board, Seat};
 use crate::crew::{READY, Range, STARTING, ring};
-use crate::lot::{self, Board, Chunk, End, LotView, NOTIFY, STREAMED, Seat, WHOLE};
+use crate::lot::{Chunk, End, LotView, NOTIFY, STREAMED, WHOLE};
 
 /// A task that took longer is worth a wake of others, and its result worth a wake of its taker.
 const LONG_NS: u64 = 50_000;
@@ -68,10 +69,10 @@ impl CrewWorker {
         number: u32,
         leaving: Arc<Leaving>,
     ) -> Option<Self> {
-        lot::install();
+        board::install();
         let arena = held.arena();
         let board = Object::<Board>::from_held(held);
-        let (tasks, port) = lot::queues_of(&board)?;
+        let (tasks, port) = board::queues_of(&board)?;
         board.seat(number).phase.store(STARTING, Ordering::SeqCst);
         Some(Self {
             board,

@@ -4,6 +4,7 @@
 //! this process. The essay is `README.md` beside this crate; `record` has the protocol's state table.
 #![warn(missing_docs)]
 
+mod board;
 mod crew;
 mod done;
 mod engine;
@@ -25,12 +26,13 @@ mod thread_map;
 mod threads;
 mod worker;
 
+pub use board::SEATS;
 pub use crew::{Crew, Lot, News, Settled};
 pub use engine::{PoolStats, WorkerStats};
 pub use error::{BuildError, PoolError, SubmitError, WorkerDeath};
 pub use hand::{CrewWorker, Leaving, Work};
 pub use handle::TaskHandle;
-pub use lot::{End, LotSpec, SEATS};
+pub use lot::{End, LotSpec};
 pub use map::{Imap, ImapUnordered, MapHandle, Numbered};
 pub use pool::{InitFn, JoinPoolError, Pool, PoolBuilder, TaskOptions};
 pub use progress::Progress;
