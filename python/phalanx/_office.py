@@ -4,6 +4,7 @@ The mechanism (who holds which task, what a death costs, deadlines) is the engin
 come from a context, functions and exceptions from the pickler, callbacks run in one thread of the pool's.
 """
 
+import functools
 import os
 import pickle
 import signal
@@ -460,7 +461,7 @@ class Office:
                 self.terminate(broken=True)
                 self.tell(crew.look(0)[1])
                 if self.on_broken is not None:
-                    _run(lambda: self.on_broken(error))
+                    _run(functools.partial(self.on_broken, error))
             return False
         if self.state == CLOSING and not self.sources and crew.is_idle():
             crew.dismiss()

@@ -66,3 +66,10 @@ def test_every_public_class_says_what_it_is():
             if isinstance(value, type) and value.__module__.startswith("phalanx") and not name.startswith("_") and not value.__doc__:
                 missing.append(f"{module.__name__}.{name}")
     assert not missing
+
+
+def test_the_modules_use_no_name_that_they_do_not_have():
+    pytest.importorskip("pyflakes", reason="python/requirements.txt was not installed")
+    package = Path(phalanx.__file__).parent
+    said = run("-m", "pyflakes", *sorted(map(str, package.glob("*.py"))), cwd=HERE)
+    assert not [line for line in said.stdout.splitlines() if ": undefined name " in line]
