@@ -417,23 +417,36 @@ fn fork_sibling(arena: &'static Arena) -> io::Result<Forked> {
     unsafe { process::clone_parent(arena.note_of_spare()) }
 }
 
-/// Forks a spare, and gives the socket for requests back. Without room for it the next start forks, and tells of the error.
+/// What is the zygote's alone: a child closes it, for whoever listens at the other ends must see the zygote's death.
+struct Own {
+    requests: OwnedFd,
+    /// On it are spares: one that is stopped cannot see that the zygote is gone. `None` without descriptors for it.
+    line: Option<(tie::LineHolder, tie::LineEnd)>,
+}
+
+/// Forks a spare, and gives back what is the zygote's. Without room for it the next start forks, and tells of the error.
 fn fork_ahead(
     arena: &'static Arena,
-    requests: OwnedFd,
+    own: Own,
     closure: Option<entry::Closure<'_>>,
-) -> (OwnedFd, Option<Spare>) {
+) -> (Own, Option<Spare>) {
     let Ok((ours, theirs)) = socket::seqpacket_pair() else {
-        return (requests, None);
+        return (own, None);
     };
     match fork_sibling(arena) {
         Ok(Forked::Child) => {
-            // Whoever listens at the other ends must see the zygote's death.
+            let Own { requests, line } = own;
             drop((requests, ours));
+            let tied = line.and_then(|(holder, end)| {
+                drop(holder);
+                end.arm().ok()
+            });
             process::set_name("phalanx-spare");
             rehearse_alone();
             match Request::receive(&theirs) {
                 Some(request) => {
+                    // From here on it ends with whoever asked for it, and the zygote may end when it sees that.
+                    drop(tied);
                     drop(theirs);
                     request.serve(arena, closure);
                 }
@@ -441,8 +454,8 @@ fn fork_ahead(
                 None => process::exit_now(REFUSED_CODE),
             }
         }
-        Ok(Forked::Parent(pid)) => (requests, Some(Spare { pid, socket: ours })),
-        Err(_) => (requests, None),
+        Ok(Forked::Parent(pid)) => (own, Some(Spare { pid, socket: ours })),
+        Err(_) => (own, None),
     }
 }
 
@@ -474,7 +487,7 @@ fn comes_first(first: BorrowedFd<'_>, second: &OwnedFd) -> bool {
 }
 
 /// Forks on demand until the other end of the socket is gone. One thread, and it never has another.
-pub(crate) fn serve(arena: &'static Arena, mut socket: OwnedFd, closure: Option<Closure>) -> ! {
+pub(crate) fn serve(arena: &'static Arena, socket: OwnedFd, closure: Option<Closure>) -> ! {
     process::set_name("phalanx-zygote");
     // Ctrl-C goes to the whole terminal group; the zygote ends with its parent.
     signal::ignore(signal::SIGINT);
@@ -489,7 +502,13 @@ pub(crate) fn serve(arena: &'static Arena, mut socket: OwnedFd, closure: Option<
         Ok((_, mut fds)) => fds.pop().map(EventFd::from_fd),
         Err(_) => None,
     };
-    while let Some(request) = next_request(&socket, spare.as_ref(), bell.as_ref()) {
+    // Of spares that have a request and are perhaps on the line still.
+    let mut handed: Vec<OwnedFd> = Vec::new();
+    let mut own = Own {
+        requests: socket,
+        line: tie::line().ok(),
+    };
+    while let Some(request) = next_request(&own.requests, spare.as_ref(), bell.as_ref()) {
         let (mut ready, mut dead) = (None, 0);
         if let Some(spare) = spare.take() {
             if spare.is_waiting() {
@@ -502,7 +521,7 @@ pub(crate) fn serve(arena: &'static Arena, mut socket: OwnedFd, closure: Option<
             Some(spare) => i64::from(spare.pid),
             None => match fork_sibling(arena) {
                 Ok(Forked::Child) => {
-                    drop(socket);
+                    drop(own);
                     request.serve(arena, closure);
                 }
                 Ok(Forked::Parent(pid)) => i64::from(pid),
@@ -514,15 +533,23 @@ pub(crate) fn serve(arena: &'static Arena, mut socket: OwnedFd, closure: Option<
         message[..8].copy_from_slice(&answer.to_le_bytes());
         message[8..].copy_from_slice(&u64::from(dead).to_le_bytes());
         // Before the request is passed on: the spare may take this core.
-        let answered = socket::send_with_fds(&socket, &message, &[]);
+        let answered = socket::send_with_fds(&own.requests, &message, &[]);
         if let Some(spare) = ready {
             // Broken: it was killed just now, which the requester sees.
             let _ = request.pass_on(&spare.socket);
+            handed.retain(|socket| socket::is_whole(socket));
+            handed.push(spare.socket);
         }
         if answered.is_err() {
             break;
         }
-        (socket, spare) = fork_ahead(arena, socket, closure);
+        (own, spare) = fork_ahead(arena, own, closure);
+    }
+    for socket in handed {
+        // It says nothing, so the only news is that its end is closed.
+        while stream::poll(&[socket.as_fd()], None)
+            .is_err_and(|error| error.kind() == io::ErrorKind::Interrupted)
+        {}
     }
     process::exit_now(0)
 }

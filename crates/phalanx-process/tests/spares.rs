@@ -107,22 +107,33 @@ fn a_spare_that_is_killed_while_nothing_starts_is_collected() {
     assert_eq!(the(ZYGOTE), zygote);
 }
 
+/// A spare that is stopped cannot look whether the zygote is there.
 #[test]
 fn a_killed_zygote_takes_its_spare_along() {
     let _alone = alone();
     let _dog = watchdog(Duration::from_secs(100));
-    assert_eq!(sum(), 3);
-    let (zygote, spare) = (the(ZYGOTE), the(SPARE));
-    let level = Level::settled(blocks);
-    kill(zygote);
-    let patience = Instant::now() + Duration::from_secs(30);
-    while !named(ZYGOTE).is_empty() || named(SPARE).contains(&spare) {
-        assert!(Instant::now() < patience, "something is left");
-        std::thread::sleep(Duration::from_millis(1));
+    for stopped in [false, true] {
+        assert_eq!(sum(), 3);
+        let (zygote, spare) = (the(ZYGOTE), the(SPARE));
+        let level = Level::settled(blocks);
+        if stopped {
+            // It has its name a moment before it has rehearsed; then it waits.
+            std::thread::sleep(Duration::from_millis(50));
+            phalanx_sys::process::signal(spare, signal::SIGSTOP).unwrap();
+        }
+        kill(zygote);
+        let patience = Instant::now() + Duration::from_secs(30);
+        while !named(ZYGOTE).is_empty() || named(SPARE).contains(&spare) {
+            if Instant::now() > patience {
+                kill(spare);
+                panic!("something is left; the spare was stopped: {stopped}");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(sum(), 3);
+        the_next(ZYGOTE, zygote);
+        level.assert_back_with(blocks);
     }
-    assert_eq!(sum(), 3);
-    the_next(ZYGOTE, zygote);
-    level.assert_back_with(blocks);
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub const SIGILL: i32 = libc::SIGILL;
 pub const SIGUSR1: i32 = libc::SIGUSR1;
 /// The second.
 pub const SIGUSR2: i32 = libc::SIGUSR2;
+/// Stops the process until SIGCONT; cannot be refused.
+pub const SIGSTOP: i32 = libc::SIGSTOP;
 /// The terminal is gone.
 pub const SIGHUP: i32 = libc::SIGHUP;
 
