@@ -1094,7 +1094,7 @@ pub struct PoolStats {
 pub struct WorkerStats {
     /// Its process, if it runs.
     pub pid: Option<u32>,
-    /// Runs of tasks.
+    /// Runs of tasks. One is counted a moment after its result is there.
     pub tasks: u64,
     /// Time spent in tasks, all threads together.
     pub busy: Duration,

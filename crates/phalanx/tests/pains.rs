@@ -406,8 +406,12 @@ fn p28_progress_is_there_to_be_read() {
     }
     assert!(many.pending() < 40);
     assert_eq!(many.get().unwrap().len(), 40);
-    let tasks: u64 = pool.stats().workers.iter().map(|worker| worker.tasks).sum();
-    assert_eq!(tasks, 40);
+    let tasks = || -> u64 { pool.stats().workers.iter().map(|worker| worker.tasks).sum() };
+    // A run is counted a moment after its result is there.
+    while tasks() < 40 {
+        std::thread::yield_now();
+    }
+    assert_eq!(tasks(), 40);
 }
 
 #[test]
